@@ -1,0 +1,44 @@
+//! The pure protocol core of Landline: who a peer is, what the bytes on every wire mean, and
+//! how two peers find and keep the best path between them.
+//!
+//! Nothing here owns a socket, a clock, a task or a source of randomness: time, packets and
+//! random bytes are arguments, so that a simulation can run a thousand networks in a second.
+
+// Who somebody is.
+mod address;
+mod identity;
+mod ids;
+mod sealed;
+pub mod tls;
+
+// What the bytes mean.
+pub mod codec;
+mod demux;
+mod fragment;
+pub mod probe;
+mod relayed;
+pub mod stun;
+pub mod wire;
+
+// What to do next.
+mod candidate;
+mod path;
+mod peer;
+mod punch;
+mod timer;
+
+pub use address::{AddressError, Fingerprint, RelayAddress, Token};
+pub use candidate::{Attestation, Candidate, CandidateKind, MAX_CANDIDATES, Observed, usable};
+pub use demux::{PacketKind, classify};
+pub use fragment::{FragmentError, Joiner, Splitter};
+pub use identity::{Identity, IdentityError};
+pub use ids::{ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transaction, virtual_address};
+pub use path::{PathInfo, PathKind};
+pub use peer::{
+    Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind,
+};
+pub use relayed::{
+    CHANNEL_KEY_LABEL, Class, Direction, HEADER_LEN, Header, HeaderError, HeaderKey, ReplayWindow,
+    channel_key_context,
+};
+pub use sealed::{Context, Envelope, SealError, open, seal};
