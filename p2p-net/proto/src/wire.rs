@@ -49,9 +49,14 @@ macro_rules! messages {
             /// The bytes of the whole frame.
             ///
             /// # Errors
-            /// [`CodecError::TooLarge`].
+            /// [`CodecError::TooLarge`], also for what the other side would refuse as over-long.
             pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
-                match self { $(Self::$message(message) => crate::codec::encode(message),)* }
+                match self {
+                    $(Self::$message(message) if !message.is_bounded() => {
+                        Err(CodecError::TooLarge { kind: $kind })
+                    }
+                    Self::$message(message) => crate::codec::encode(message),)*
+                }
             }
         }
 
@@ -350,7 +355,7 @@ pub struct PresenceSnapshot {
 /// See [`FromRelay::PresenceDelta`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PresenceDelta {
-    /// Who came.
+    /// Who came; together with `left` at most [`MAX_PRESENCE`].
     pub joined: Vec<PeerId>,
     /// Who went.
     pub left: Vec<PeerId>,
@@ -481,7 +486,7 @@ impl Bounded for PresenceSnapshot {
 }
 impl Bounded for PresenceDelta {
     fn is_bounded(&self) -> bool {
-        self.joined.len() <= MAX_PRESENCE && self.left.len() <= MAX_PRESENCE
+        self.joined.len() + self.left.len() <= MAX_PRESENCE
     }
 }
 impl Bounded for Ping {}
