@@ -1,0 +1,251 @@
+//! What was typed: flags and arguments as clap reads them, not yet resolved. [`crate::settings`] says what
+//! they mean.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done                      4  peer or relay not reachable
+  1  failed                    5  refused by the other side
+  2  wrong use                 6  complete, but some files were skipped
+  3  stored, goes out later    7  a digest or a key did not match
+
+PEER is a contact's name, at least 4 characters of a contact's id, or a full id.
+Environment: LANDLINE_RELAY, LANDLINE_TOKEN, LANDLINE_DATA_DIR, NO_COLOR, RUST_LOG.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "landline", version, about = "Chat and files over a direct, end-to-end encrypted line")]
+#[command(after_help = AFTER_HELP, arg_required_else_help = true)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// The relay's address, as the relay prints it: host[:port][#fingerprint[.token]]; the first one
+    /// given is remembered
+    #[arg(long, global = true, value_name = "ADDRESS", env = "LANDLINE_RELAY", hide_env_values = true)]
+    pub relay: Option<String>,
+    /// The relay's admission token, if the address does not contain it
+    #[arg(long, global = true, value_name = "TOKEN", env = "LANDLINE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Where identity, contacts, messages and settings are kept
+    #[arg(long, global = true, value_name = "DIR", env = "LANDLINE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print JSON, one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Our name, a claim that others see beside our id; remembered. With `contacts add`: the contact's
+    #[arg(long, global = true, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Say more; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Show our own id, to be given to others
+    Id,
+    /// Show who is at the relay
+    Peers {
+        /// Stay, and show who comes and goes
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show and change the address book
+    Contacts {
+        /// What to do with it; lists it when nothing is said
+        #[command(subcommand)]
+        action: Option<ContactsAction>,
+    },
+    /// Chat with a peer, or send one message
+    Chat(ChatArgs),
+    /// Send files and folders
+    Send(SendArgs),
+    /// Stay, and take what others send
+    Receive(ReceiveArgs),
+    /// Show stored messages
+    History(HistoryArgs),
+    /// Show past transfers with the MD5 of each file
+    Transfers {
+        /// How many, newest first
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Show or set the relay
+    Relay {
+        /// What to do; shows it when nothing is said
+        #[command(subcommand)]
+        action: Option<RelayAction>,
+    },
+    /// Show all of it on this machine alone: a relay, two peers, chat and files, in a temporary folder
+    Demo,
+}
+
+/// What to do with the address book.
+#[derive(Debug, Subcommand)]
+pub enum ContactsAction {
+    /// List it
+    List,
+    /// Add somebody by full id; --name NAME says how we call the contact
+    Add {
+        /// The full id, 52 characters
+        id: String,
+    },
+    /// Give a contact another name
+    Rename {
+        /// Whom
+        peer: String,
+        /// The new name
+        new_name: String,
+    },
+    /// Compare the safety number with the contact, and mark it verified
+    Verify {
+        /// Whom
+        peer: String,
+        /// It was compared and agrees
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Never hear from somebody again
+    Block {
+        /// Whom
+        peer: String,
+    },
+    /// Undo `block`
+    Unblock {
+        /// Whom
+        peer: String,
+    },
+    /// Forget a contact; messages stay
+    Remove {
+        /// Whom
+        peer: String,
+    },
+}
+
+/// `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// With whom
+    pub peer: String,
+    /// Send this one message and end
+    #[arg(long, value_name = "TEXT")]
+    pub send: Option<String>,
+    /// With --send: how long to wait for the delivery, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "send")]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub wait: u64,
+}
+
+/// `send`.
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    /// To whom
+    pub peer: String,
+    /// Files and folders
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Whose offers `receive` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Accept {
+    /// Everybody's
+    All,
+    /// Those of contacts
+    Contacts,
+    /// Nobody's: only chat
+    None,
+    /// Asks for each
+    Ask,
+}
+
+/// `receive`.
+#[derive(Debug, Args)]
+pub struct ReceiveArgs {
+    /// Whose offers to take; asks if there is a terminal
+    #[arg(long, value_enum)]
+    pub accept: Option<Accept>,
+    /// Where to put what comes [default: the downloads folder]
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+    /// Replace files of the same name instead of keeping both
+    #[arg(long)]
+    pub overwrite: bool,
+    /// End after the first transfer
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// With whom; everybody if not said
+    pub peer: Option<String>,
+    /// Only messages with these words
+    #[arg(long, value_name = "TEXT")]
+    pub search: Option<String>,
+    /// How many, newest last
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+}
+
+/// What to do with the relay setting.
+#[derive(Debug, Subcommand)]
+pub enum RelayAction {
+    /// Show it, without the token
+    Show,
+    /// Remember another one
+    Set {
+        /// As the relay prints it
+        address: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_the_command() {
+        let cli = Cli::try_parse_from(["landline", "--json", "peers", "--watch", "--data-dir", "/d"])
+            .expect("valid");
+        assert!(cli.global.json);
+        assert_eq!(cli.global.data_dir.as_deref(), Some(std::path::Path::new("/d")));
+        assert!(matches!(cli.action, Action::Peers { watch: true }));
+    }
+
+    #[test]
+    fn wait_needs_send_and_paths_are_required() {
+        assert!(Cli::try_parse_from(["landline", "chat", "bob", "--wait", "3"]).is_err());
+        assert!(Cli::try_parse_from(["landline", "send", "bob"]).is_err());
+        let cli = Cli::try_parse_from(["landline", "chat", "bob", "--send", "hi", "--wait", "3"]);
+        let Ok(Cli { action: Action::Chat(chat), .. }) = cli else { panic!("valid") };
+        assert_eq!((chat.peer.as_str(), chat.send.as_deref(), chat.wait), ("bob", Some("hi"), 3));
+    }
+
+    #[test]
+    fn contacts_without_action_is_a_list() {
+        let cli = Cli::try_parse_from(["landline", "contacts"]).expect("valid");
+        assert!(matches!(cli.action, Action::Contacts { action: None }));
+    }
+}

@@ -1,0 +1,363 @@
+//! What was typed → what it means: flags, environment and the settings file become one [`Settings`].
+//!
+//! The file (`settings.toml` in the data folder, 0600) belongs to the user: what we write into it keeps
+//! their comments and order. It may hold the relay's token, so it is never logged.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use p2p_net::{RelayAddress, Token};
+use toml_edit::DocumentMut;
+
+use crate::Problem;
+use crate::args::{Accept, Global};
+
+/// The file in the data folder.
+pub const FILE_NAME: &str = "settings.toml";
+/// The most that is read of it, bytes.
+const MAX_FILE_LEN: u64 = 1 << 20;
+/// The longest name that we claim, bytes of UTF-8; the wire has the same bound.
+pub const MAX_NAME_LEN: usize = 128;
+
+const TEMPLATE: &str = "\
+# Landline's settings. Edit freely; comments stay.
+#
+# relay = \"host:port#fingerprint.token\"   # as `landline-relay` prints it
+# name = \"Your Name\"                      # shown to others beside your id, a claim only
+#
+# [receive]
+# accept = \"ask\"                          # all, contacts, none or ask
+# into = \"/home/you/Downloads\"
+";
+
+/// Everything that a command must know, resolved.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where identity, store, settings and the engine's lock are.
+    pub data_dir: PathBuf,
+    /// The relay to log in at; `Debug` hides its token.
+    pub relay: Option<RelayAddress>,
+    /// The name that we claim, empty if none.
+    pub name: String,
+    /// Print JSON lines.
+    pub json: bool,
+    /// `-v`, counted.
+    pub verbose: u8,
+    /// Whose offers `receive` takes when it is not said.
+    pub accept: Option<Accept>,
+    /// Where received files go when it is not said.
+    pub into: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Resolves the flags against the settings file in the data folder, which is made if missing. A relay
+    /// or name on the command line is remembered if the file has none yet. `contact_name` says that
+    /// `--name` names a contact and not ourselves.
+    ///
+    /// # Errors
+    /// A folder or file cannot be used, or a value makes no sense.
+    pub fn resolve(global: &Global, contact_name: bool) -> Result<Self, Problem> {
+        let data_dir = match &global.data_dir {
+            Some(dir) => dir.clone(),
+            None => default_data_dir()?,
+        };
+        prepare_dir(&data_dir)?;
+        let data_dir = std::path::absolute(&data_dir)
+            .map_err(|e| Problem::io(format!("cannot use {}", data_dir.display()), &e))?;
+        let mut file = SettingsFile::load(&data_dir)?;
+        let token = global.token.as_deref().map(parse_token).transpose()?;
+        let typed = global.relay.as_deref().filter(|text| !text.is_empty());
+        let mut relay = match typed {
+            Some(text) => Some(parse_relay(text, "--relay")?),
+            None => file.string("relay")?.map(|text| parse_relay(&text, FILE_NAME)).transpose()?,
+        };
+        if let (Some(relay), Some(token)) = (&mut relay, token) {
+            relay.token = Some(token);
+        }
+        let claimed = global.name.as_deref().filter(|_| !contact_name);
+        let name = match claimed {
+            Some(name) => name.to_owned(),
+            None => file.string("name")?.unwrap_or_default(),
+        };
+        check_name(&name)?;
+        if let (Some(relay), Some(_), false) = (&relay, typed, file.has("relay")) {
+            file.set("relay", &relay.to_string());
+        }
+        if let (Some(name), false) = (claimed, file.has("name")) {
+            file.set("name", name);
+        }
+        file.save()?;
+        Ok(Self {
+            relay,
+            name,
+            json: global.json,
+            verbose: global.verbose,
+            accept: file.accept()?,
+            into: file.nested("receive", "into")?.map(PathBuf::from),
+            data_dir,
+        })
+    }
+
+    /// The relay, or the error that says how to get one.
+    ///
+    /// # Errors
+    /// None is configured.
+    pub fn require_relay(&self) -> Result<&RelayAddress, Problem> {
+        self.relay.as_ref().ok_or_else(|| {
+            Problem::usage("no relay is configured").with_next(
+                "run `landline relay set ADDRESS` (or add --relay ADDRESS) with the address that \
+                 `landline-relay` printed; `landline demo` needs none",
+            )
+        })
+    }
+
+    /// Where received files go.
+    pub fn downloads_dir(&self) -> PathBuf {
+        self.into.clone().unwrap_or_else(default_downloads_dir)
+    }
+}
+
+/// Remembers `address` as the relay in the settings file of `data_dir`.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub fn remember_relay(data_dir: &Path, address: &RelayAddress) -> Result<(), Problem> {
+    let mut file = SettingsFile::load(data_dir)?;
+    file.set("relay", &address.to_string());
+    file.save()
+}
+
+/// A relay address, with an error that says where the bad one stood.
+///
+/// # Errors
+/// It is none.
+pub fn parse_relay(text: &str, place: &str) -> Result<RelayAddress, Problem> {
+    text.parse().map_err(|error| Problem::usage(format!("{place}: {error}")))
+}
+
+fn parse_token(text: &str) -> Result<Token, Problem> {
+    text.parse().map_err(|error| Problem::usage(format!("--token: {error}")))
+}
+
+fn check_name(name: &str) -> Result<(), Problem> {
+    if name.len() > MAX_NAME_LEN || name.chars().any(char::is_control) {
+        return Err(Problem::usage(format!(
+            "the name must have at most {MAX_NAME_LEN} bytes and no control characters"
+        )));
+    }
+    Ok(())
+}
+
+fn default_data_dir() -> Result<PathBuf, Problem> {
+    etcetera::base_strategy::choose_native_strategy()
+        .map(|strategy| strategy.data_dir().join("landline"))
+        .map_err(|_| Problem::usage("there is no home folder").with_next("say --data-dir DIR"))
+}
+
+fn default_downloads_dir() -> PathBuf {
+    etcetera::home_dir()
+        .map(|home| home.join("Downloads"))
+        .ok()
+        .filter(|dir| dir.is_dir())
+        .unwrap_or_else(|| PathBuf::from("."))
+}
+
+/// Makes the folder if it is missing, for its owner alone.
+fn prepare_dir(dir: &Path) -> Result<(), Problem> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder
+        .create(dir)
+        .map_err(|e| Problem::io(format!("cannot use the data folder {}", dir.display()), &e))
+}
+
+/// The settings file as a document that keeps comments and order.
+struct SettingsFile {
+    path: PathBuf,
+    document: DocumentMut,
+    changed: bool,
+}
+
+impl SettingsFile {
+    fn load(data_dir: &Path) -> Result<Self, Problem> {
+        let path = data_dir.join(FILE_NAME);
+        let mut text = String::new();
+        let changed = match fs::File::open(&path) {
+            Ok(file) => {
+                file.take(MAX_FILE_LEN)
+                    .read_to_string(&mut text)
+                    .map_err(|e| Problem::io(format!("cannot read {}", path.display()), &e))?;
+                false
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                TEMPLATE.clone_into(&mut text);
+                true
+            }
+            Err(error) => {
+                return Err(Problem::io(format!("cannot read {}", path.display()), &error));
+            }
+        };
+        let document = text.parse::<DocumentMut>().map_err(|error| {
+            Problem::usage(format!("{} is not valid TOML: {}", path.display(), error.message()))
+        })?;
+        Ok(Self { path, document, changed })
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.document.contains_key(key)
+    }
+
+    fn string(&self, key: &str) -> Result<Option<String>, Problem> {
+        self.text_of(self.document.get(key), key)
+    }
+
+    fn nested(&self, table: &str, key: &str) -> Result<Option<String>, Problem> {
+        let item = self.document.get(table).and_then(|table| table.get(key));
+        self.text_of(item, &format!("{table}.{key}"))
+    }
+
+    fn text_of(&self, item: Option<&toml_edit::Item>, name: &str) -> Result<Option<String>, Problem> {
+        let Some(item) = item else { return Ok(None) };
+        item.as_str().map(|text| Some(text.to_owned())).ok_or_else(|| {
+            Problem::usage(format!("{}: {name} must be a text in quotes", self.path.display()))
+        })
+    }
+
+    fn accept(&self) -> Result<Option<Accept>, Problem> {
+        let Some(text) = self.nested("receive", "accept")? else { return Ok(None) };
+        <Accept as clap::ValueEnum>::from_str(&text, true).map(Some).map_err(|_| {
+            Problem::usage(format!(
+                "{}: receive.accept is all, contacts, none or ask, not {text:?}",
+                self.path.display()
+            ))
+        })
+    }
+
+    /// Sets a key at the top level. The decor of a value that is replaced (a comment behind it) stays.
+    fn set(&mut self, key: &str, text: &str) {
+        let mut value = toml_edit::Value::from(text);
+        if let Some(old) = self.document.get(key).and_then(toml_edit::Item::as_value) {
+            *value.decor_mut() = old.decor().clone();
+            self.document[key] = toml_edit::Item::Value(value);
+        } else {
+            let trailing = self.document.trailing().as_str().unwrap_or_default().to_owned();
+            self.document.insert(key, toml_edit::Item::Value(value));
+            // A file of comments alone is all trailing text: it belongs above the first key.
+            if !trailing.is_empty() && self.document.len() == 1 {
+                if let Some(mut key) = self.document.key_mut(key) {
+                    key.leaf_decor_mut().set_prefix(trailing);
+                }
+                self.document.set_trailing("");
+            }
+        }
+        self.changed = true;
+    }
+
+    /// Writes the file anew in one step, if something changed.
+    fn save(&self) -> Result<(), Problem> {
+        if !self.changed {
+            return Ok(());
+        }
+        let explain = |error: io::Error| {
+            Problem::io(format!("cannot write {}", self.path.display()), &error)
+        };
+        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
+        // Temporary files are 0600 from the start.
+        let mut part = tempfile::NamedTempFile::new_in(folder).map_err(explain)?;
+        part.write_all(self.document.to_string().as_bytes()).map_err(explain)?;
+        part.as_file().sync_all().map_err(explain)?;
+        part.persist(&self.path).map_err(|error| explain(error.error))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "relay.example.org:4433";
+
+    fn global(dir: &Path) -> Global {
+        Global { data_dir: Some(dir.to_owned()), ..Global::default() }
+    }
+
+    #[test]
+    fn the_first_relay_is_remembered_and_later_ones_are_not() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let first = Global { relay: Some(ADDRESS.to_owned()), ..global(dir.path()) };
+        Settings::resolve(&first, false).expect("valid");
+        let other = Global { relay: Some("other.example.org".to_owned()), ..global(dir.path()) };
+        let settings = Settings::resolve(&other, false).expect("valid");
+        assert_eq!(settings.relay.expect("typed").host, "other.example.org");
+        let settings = Settings::resolve(&global(dir.path()), false).expect("valid");
+        assert_eq!(settings.relay.expect("remembered").host, "relay.example.org");
+    }
+
+    #[test]
+    fn a_persons_comments_survive() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(FILE_NAME);
+        fs::write(&path, "# mine\nname = \"Ann\"  # that is me\n\n[receive]\naccept = \"none\"\n")
+            .expect("ours");
+        let address = ADDRESS.parse().expect("valid");
+        remember_relay(dir.path(), &address).expect("written");
+        let text = fs::read_to_string(&path).expect("there");
+        assert!(text.contains("# mine\n") && text.contains("# that is me"), "{text}");
+        let settings = Settings::resolve(&global(dir.path()), false).expect("valid");
+        assert_eq!(settings.name, "Ann");
+        assert_eq!(settings.accept, Some(Accept::None));
+        assert_eq!(settings.relay, Some(address));
+    }
+
+    #[test]
+    fn the_template_stays_above_the_first_key() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let named = Global { name: Some("Ann".to_owned()), ..global(dir.path()) };
+        Settings::resolve(&named, false).expect("valid");
+        let text = fs::read_to_string(dir.path().join(FILE_NAME)).expect("there");
+        assert!(text.starts_with("# Landline's settings"), "{text}");
+        assert!(text.ends_with("name = \"Ann\"\n"), "{text}");
+        let contact = Global { name: Some("Bob".to_owned()), ..global(dir.path()) };
+        assert_eq!(Settings::resolve(&contact, true).expect("valid").name, "Ann");
+    }
+
+    #[test]
+    fn nonsense_is_named_with_its_place() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for (text, part) in [
+            ("relay = 3", "relay must be a text"),
+            ("relay = \"a b\"", "settings.toml"),
+            ("[receive]\naccept = \"maybe\"", "receive.accept"),
+            ("= x", "not valid TOML"),
+        ] {
+            fs::write(dir.path().join(FILE_NAME), text).expect("ours");
+            let problem = Settings::resolve(&global(dir.path()), false).expect_err("nonsense");
+            assert!(problem.to_string().contains(part), "{problem}");
+            assert_eq!(problem.exit, crate::Exit::Usage);
+        }
+        fs::write(dir.path().join(FILE_NAME), "").expect("ours");
+        let settings = Settings::resolve(&global(dir.path()), false).expect("empty is fine");
+        assert!(settings.require_relay().expect_err("none").to_string().contains("relay set"));
+    }
+
+    #[test]
+    fn a_token_joins_the_relay_and_debug_hides_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let token = "abcdefghijklmnop234567";
+        let global = Global {
+            relay: Some(ADDRESS.to_owned()),
+            token: Some(token.to_owned()),
+            ..global(dir.path())
+        };
+        let settings = Settings::resolve(&global, false).expect("valid");
+        assert!(!format!("{settings:?}").contains(token));
+        assert_eq!(settings.relay.and_then(|r| r.token).expect("set").reveal(), token);
+    }
+}
