@@ -26,6 +26,7 @@ mod candidate;
 mod path;
 mod peer;
 mod punch;
+mod registration;
 mod timer;
 
 pub use address::{AddressError, Fingerprint, RelayAddress, Token};
@@ -42,4 +43,5 @@ pub use relayed::{
     CHANNEL_KEY_LABEL, Class, Direction, HEADER_LEN, Header, HeaderError, HeaderKey, ReplayWindow,
     channel_key_context,
 };
+pub use registration::{LoginInput, LoginOutput, Registration, Setback};
 pub use sealed::{Context, Envelope, SealError, open, seal};
