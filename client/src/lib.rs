@@ -7,6 +7,7 @@ pub mod contacts;
 pub mod identity;
 pub mod problem;
 pub mod settings;
+pub mod store;
 pub mod wire;
 
 pub use problem::{Exit, Problem};
