@@ -44,4 +44,4 @@ pub use relayed::{
     channel_key_context,
 };
 pub use registration::{LoginInput, LoginOutput, Registration, Setback};
-pub use sealed::{Context, Envelope, SealError, open, seal};
+pub use sealed::{ENVELOPE_OVERHEAD, Envelope, SealError, open, seal};
