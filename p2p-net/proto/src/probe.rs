@@ -357,6 +357,30 @@ mod tests {
         );
     }
 
+    /// Computed with an implementation of another language (Python's cryptography) from the wire page.
+    #[test]
+    fn packets_are_the_same_as_another_implementation_makes() {
+        let (mut a, _) = pair();
+        let packets = [
+            a.seal_probe(&probe(7)).to_vec(),
+            a.seal_pong(&pong("192.0.2.7:9")).to_vec(),
+        ];
+        let expected = [
+            [
+                "200000001cfcc9a560783947000000000000000015f77c936dc7383a08d77b81",
+                "dc5ab333ce6c0bbfd38b46193c090188008dfcf2622b85491d1f76413e13bd81",
+            ],
+            [
+                "210000001cfcc9a5607839470000000000000000d6f1cf9f3f077b370642a950",
+                "9c705b7a96088352391553790dc3a3cb0d2d3b30f0bdc78202ec2c377dea53f3",
+            ],
+        ];
+        assert_eq!(
+            packets.map(|it| data_encoding::HEXLOWER.encode(&it)),
+            expected.map(|it| it.concat())
+        );
+    }
+
     #[test]
     fn every_altered_bit_is_refused() {
         let (mut a, mut b) = pair();

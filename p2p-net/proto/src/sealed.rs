@@ -162,6 +162,19 @@ mod tests {
         }
     }
 
+    /// Computed with an implementation of another language (Python's cryptography) from the wire page.
+    #[test]
+    fn envelopes_are_the_same_as_another_implementation_makes() {
+        let expected = [
+            "1cf579aba45a10ba1d1ef06d91fca2aa9ed0a1150515653155405d0b18cb9a67",
+            "2c016e3ecc99bd896eef9d7db52027cbcd63333c63632f2735c4ffbf",
+        ];
+        assert_eq!(
+            data_encoding::HEXLOWER.encode(&sealed(b"body")),
+            expected.concat()
+        );
+    }
+
     #[test]
     fn the_text_does_not_show_and_no_two_envelopes_are_alike() {
         let body = b"a sentence that must not show";
