@@ -117,6 +117,32 @@ impl Watched {
         }
     }
 
+    /// The same while the child's memory is watched, for a child that ends soon after that line.
+    ///
+    /// # Errors
+    /// As [`Watched::wait_line`].
+    pub fn wait_line_watching<T>(
+        &mut self,
+        limit: Duration,
+        mut pick: impl FnMut(&str) -> Option<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.sample_memory();
+            match self.lines.recv_timeout(SAMPLE) {
+                Ok(line) => {
+                    let picked = pick(&line);
+                    self.seen.push(line);
+                    if let Some(picked) = picked {
+                        return Ok(picked);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(why) => bail!("{}: {why}; it said: {}", self.name, self.tail()),
+            }
+        }
+    }
+
     /// The next line, if one is there within `limit`.
     pub fn next_line(&mut self, limit: Duration) -> Option<String> {
         let line = self.lines.recv_timeout(limit).ok()?;

@@ -16,7 +16,10 @@ use p2p_net_proto::{
 };
 
 fn main() -> io::Result<()> {
-    let (me, other) = (Identity::from_secret([1; 32]), Identity::from_secret([2; 32]));
+    let (me, other) = (
+        Identity::from_secret([1; 32]),
+        Identity::from_secret([2; 32]),
+    );
     relay_frames(me.id())?;
     peer_frames()?;
 
@@ -29,21 +32,46 @@ fn main() -> io::Result<()> {
     seed("addresses", "token", token.reveal().as_bytes())?;
 
     seed("stun", "request", &stun::request([7; 12]))?;
-    seed("stun", "answer4", &stun::answer([7; 12], ([192, 0, 2, 1], 4_242).into()))?;
-    seed("stun", "answer6", &stun::answer([7; 12], ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 1).into()))?;
+    seed(
+        "stun",
+        "answer4",
+        &stun::answer([7; 12], ([192, 0, 2, 1], 4_242).into()),
+    )?;
+    seed(
+        "stun",
+        "answer6",
+        &stun::answer([7; 12], ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 1).into()),
+    )?;
 
     let key = HeaderKey::new([8; 16]);
     let mut packet = vec![0x40; HEADER_LEN + 64];
     let end = ChannelEnd(77);
-    let header =
-        Header { epoch: false, class: Class::Video, ecn: 1, fragment: false, end, counter: 5 };
+    let header = Header {
+        epoch: false,
+        class: Class::Video,
+        ecn: 1,
+        fragment: false,
+        end,
+        counter: 5,
+    };
     header.write(&key, &mut packet);
-    seed("relayed", "data", &[&[0; HEADER_LEN + 16], &packet[..]].concat())?;
+    seed(
+        "relayed",
+        "data",
+        &[&[0; HEADER_LEN + 16], &packet[..]].concat(),
+    )?;
     let challenge = nudge::challenge(end, [6; 8], &key);
-    seed("relayed", "challenge", &[&[0; HEADER_LEN + 16], &challenge[..]].concat())?;
+    seed(
+        "relayed",
+        "challenge",
+        &[&[0; HEADER_LEN + 16], &challenge[..]].concat(),
+    )?;
 
     let mut keys = ProbeKeys::derive(&[3; 32], &me.id(), &other.id(), &[4; 16], &[5; 16]);
-    let probe = keys.seal_probe(&Probe { transaction: Transaction(1), path: 2 });
+    let probe = keys.seal_probe(&Probe {
+        transaction: Transaction(1),
+        path: 2,
+    });
     seed("probes", "probe", &[&[0; 64 + 8 + 4], &probe[..]].concat())?;
 
     let sealed = seal(&other, &me.id(), 1, 7, b"an offer", [9; 32]).expect("good keys");
@@ -84,30 +112,57 @@ fn relay_frames(peer: PeerId) -> io::Result<()> {
         ("open", ToRelay::from(open).encode()),
         ("ping", encode(&Ping { nonce: 4 })),
         ("welcome", encode(&welcome)),
-        ("presence", encode(&PresenceSnapshot { peers: vec![peer; 3], more: false })),
+        (
+            "presence",
+            encode(&PresenceSnapshot {
+                peers: vec![peer; 3],
+                more: false,
+            }),
+        ),
     ];
     for (name, frame) in all {
         // How many bytes are pushed at a time.
-        seed("relay_frames", name, &[&[9], &frame.expect("it fits")[..]].concat())?;
+        seed(
+            "relay_frames",
+            name,
+            &[&[9], &frame.expect("it fits")[..]].concat(),
+        )?;
     }
     Ok(())
 }
 
 fn peer_frames() -> io::Result<()> {
-    let id = "0198a5f0-0000-7000-8000-000000000001".parse().expect("an id");
-    let message = Message { id, text: "grüße".to_owned(), sent_at_millis: 1, reply_to: None };
+    let id = "0198a5f0-0000-7000-8000-000000000001"
+        .parse()
+        .expect("an id");
+    let message = Message {
+        id,
+        text: "grüße".to_owned(),
+        sent_at_millis: 1,
+        reply_to: None,
+    };
     for (name, frame, kind) in [
         ("message", ChatFrame::Message(message), Message::KIND),
-        ("delivered", ChatFrame::Delivered(Delivered { id }), Delivered::KIND),
+        (
+            "delivered",
+            ChatFrame::Delivered(Delivered { id }),
+            Delivered::KIND,
+        ),
     ] {
         let frame = frame.encode().expect("it fits");
-        seed("peer_frames", name, &[&kind.to_le_bytes(), &frame[6..]].concat())?;
+        seed(
+            "peer_frames",
+            name,
+            &[&kind.to_le_bytes(), &frame[6..]].concat(),
+        )?;
     }
     Ok(())
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("seeds")
+        .join(target);
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(name), bytes)
 }

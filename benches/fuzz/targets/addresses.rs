@@ -16,8 +16,14 @@ fuzz_target!(|text: &str| {
     }
     if let Ok(address) = text.parse::<RelayAddress>() {
         assert_eq!(address.to_string().parse(), Ok(address.clone()));
-        let bare = RelayAddress { token: None, ..address.clone() };
+        let bare = RelayAddress {
+            token: None,
+            ..address.clone()
+        };
         assert_eq!(address.redacted().parse(), Ok(bare));
-        assert_eq!(address.token.is_some(), address.to_string() != address.redacted());
+        assert_eq!(
+            address.token.is_some(),
+            address.to_string() != address.redacted()
+        );
     }
 });

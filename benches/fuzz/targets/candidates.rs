@@ -30,10 +30,16 @@ fuzz_target!(|claims: Claims| {
     let mut observed: Vec<_> = claims
         .observed
         .iter()
-        .map(|&(ip, port, age_millis)| ObservedAddress { address: (ip, port).into(), age_millis })
+        .map(|&(ip, port, age_millis)| ObservedAddress {
+            address: (ip, port).into(),
+            age_millis,
+        })
         .collect();
     if claims.attested {
-        observed.push(ObservedAddress { address, age_millis: 0 });
+        observed.push(ObservedAddress {
+            address,
+            age_millis: 0,
+        });
     }
     let attestation = Attestation {
         observed,
@@ -47,9 +53,21 @@ fuzz_target!(|claims: Claims| {
     let ip = address.ip();
     assert!(!ip.is_multicast() && !ip.is_unspecified(), "{address}");
     assert!(address.port() != 0);
-    assert!(!matches!(ip, IpAddr::V4(v4) if v4.is_broadcast()), "{address}");
-    assert!(!matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()), "{address}");
+    assert!(
+        !matches!(ip, IpAddr::V4(v4) if v4.is_broadcast()),
+        "{address}"
+    );
+    assert!(
+        !matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()),
+        "{address}"
+    );
     assert!(!attestation.relays.contains(&address), "the relay itself");
-    assert!(!ip.is_loopback() || attestation.loopback, "loopback from afar");
-    assert!(!attestation.observed.is_empty() || !attestation.prefixes.is_empty(), "unattested");
+    assert!(
+        !ip.is_loopback() || attestation.loopback,
+        "loopback from afar"
+    );
+    assert!(
+        !attestation.observed.is_empty() || !attestation.prefixes.is_empty(),
+        "unattested"
+    );
 });

@@ -21,13 +21,17 @@ fuzz_target!(|input: (Vec<(u8, Vec<u8>)>, Vec<u8>, u16)| {
         }
     }
 
-    let Some(pieces) = Splitter::default().split(&packet, usize::from(max)) else { return };
+    let Some(pieces) = Splitter::default().split(&packet, usize::from(max)) else {
+        return;
+    };
     assert!(pieces.len() <= 8 && pieces.iter().all(|piece| piece.len() <= usize::from(max)));
     let mut joiner = Joiner::default();
     let mut joined = None;
     for piece in pieces.iter().rev() {
         assert!(joined.is_none(), "whole before its last piece");
-        joined = joiner.push(now, piece).expect("pieces of the splitter are well formed");
+        joined = joiner
+            .push(now, piece)
+            .expect("pieces of the splitter are well formed");
     }
     assert_eq!(joined.as_deref(), Some(&packet[..]));
 });

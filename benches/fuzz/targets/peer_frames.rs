@@ -14,7 +14,10 @@ fn frame_of(bytes: &[u8]) -> Frame {
 
 fuzz_target!(|input: (u16, &[u8])| {
     let (kind, body) = input;
-    let frame = Frame { kind, body: bytes::Bytes::copy_from_slice(body) };
+    let frame = Frame {
+        kind,
+        body: bytes::Bytes::copy_from_slice(body),
+    };
     if let Ok(Some(message)) = ControlFrame::decode(&frame) {
         let bytes = message.encode().expect("it came in a frame");
         assert_eq!(ControlFrame::decode(&frame_of(&bytes)), Ok(Some(message)));

@@ -15,7 +15,10 @@ fuzz_target!(|input: ([u8; PROBE_LEN], u64, u32, &[u8])| {
     let _ = key_id(packet);
     assert_eq!(ours.open(packet), None);
 
-    let probe = Probe { transaction: Transaction(transaction), path };
+    let probe = Probe {
+        transaction: Transaction(transaction),
+        path,
+    };
     let sealed = theirs.seal_probe(&probe);
     assert_eq!(key_id(&sealed), Some(ours.incoming_id()));
     let mut altered = sealed;

@@ -38,10 +38,16 @@ fuzz_target!(|input: (u8, &[u8])| {
                 assert_eq!(FromRelay::decode(&frame), Ok(Some(message)));
             }
             if let Ok(offer) = from_body::<Offer>(&frame.body) {
-                assert_eq!(from_body(&to_body(&offer).expect("it came in a frame")), Ok(offer));
+                assert_eq!(
+                    from_body(&to_body(&offer).expect("it came in a frame")),
+                    Ok(offer)
+                );
             }
             if let Ok(answer) = from_body::<Answer>(&frame.body) {
-                assert_eq!(from_body(&to_body(&answer).expect("it came in a frame")), Ok(answer));
+                assert_eq!(
+                    from_body(&to_body(&answer).expect("it came in a frame")),
+                    Ok(answer)
+                );
             }
         }
     }

@@ -38,12 +38,17 @@ fuzz_target!(|input: ([u8; HEADER_LEN + 16], &[u8])| {
     for (byte, mask) in sealed.iter_mut().zip(mask) {
         *byte ^= mask;
     }
-    assert_eq!(Header::verify(&KEY, &sealed).is_ok(), mask == [0; HEADER_LEN + 16]);
+    assert_eq!(
+        Header::verify(&KEY, &sealed).is_ok(),
+        mask == [0; HEADER_LEN + 16]
+    );
 
     let mut window = ReplayWindow::default();
     let mut taken = std::collections::BTreeSet::new();
     for bytes in packet.chunks(2) {
-        let counter = bytes.iter().fold(0, |high, low| high << 8 | u64::from(*low));
+        let counter = bytes
+            .iter()
+            .fold(0, |high, low| high << 8 | u64::from(*low));
         if window.accept(counter) {
             assert!(taken.insert(counter), "{counter} was taken twice");
         }

@@ -7,7 +7,10 @@ use p2p_net_proto::{Identity, PeerId, open, seal};
 
 fuzz_target!(|input: ([u8; 32], u16, &[u8])| {
     let (stranger, kind, bytes) = input;
-    let (me, sender) = (Identity::from_secret([1; 32]), Identity::from_secret([2; 32]));
+    let (me, sender) = (
+        Identity::from_secret([1; 32]),
+        Identity::from_secret([2; 32]),
+    );
     assert!(open(&me, &sender.id(), kind, bytes).is_err());
     // A sender that may be no point of the curve at all.
     assert!(open(&me, &PeerId::from_bytes(stranger), kind, bytes).is_err());
@@ -22,7 +25,10 @@ fuzz_target!(|input: ([u8; 32], u16, &[u8])| {
     if altered == sealed {
         let envelope = opened.expect("untouched");
         assert_eq!((envelope.number, &envelope.body[..]), (7, &body[..]));
-        assert!(open(&me, &sender.id(), kind ^ 1, &sealed).is_err(), "another purpose");
+        assert!(
+            open(&me, &sender.id(), kind ^ 1, &sealed).is_err(),
+            "another purpose"
+        );
     } else {
         assert!(opened.is_err());
     }

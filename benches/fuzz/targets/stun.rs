@@ -8,7 +8,10 @@ use p2p_net_proto::stun::{answer, parse_answer, parse_request, request};
 
 fuzz_target!(|packet: &[u8]| {
     if let Ok(transaction) = parse_request(packet) {
-        let (ip, port) = (IpAddr::from(packet.first_chunk::<16>().map_or([0; 16], |&ip| ip)), 77);
+        let (ip, port) = (
+            IpAddr::from(packet.first_chunk::<16>().map_or([0; 16], |&ip| ip)),
+            77,
+        );
         let bytes = answer(transaction, SocketAddr::new(ip, port));
         // No answer is larger than its question by more than STUN needs.
         assert!(bytes.len() <= 44);
