@@ -12,7 +12,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// UDP addresses; port 0 takes any free one. All serve everything (QUIC, STUN, relayed data).
     pub listen: Vec<SocketAddr>,
-    /// The second UDP port, for each address of `listen`; `Some(0)` takes any free one.
+    /// The second UDP port, for each address of `listen`; `Some(0)` takes any free one, `None` opens none.
     pub stun_port: Option<u16>,
     /// The host (and port) to print in the address to paste, if the one found out is not right.
     pub public_address: Option<String>,
@@ -27,6 +27,23 @@ pub struct Config {
     /// Where sockets come from; `None` is the operating system. Simulations put their own here: one per
     /// port, already bound.
     pub sockets: Option<Vec<Arc<dyn quinn::AsyncUdpSocket>>>,
+}
+
+impl Config {
+    /// A relay for this machine alone: two free ports on 127.0.0.1, a token of its own, default limits.
+    pub fn loopback(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            stun_port: Some(0),
+            public_address: None,
+            token: None,
+            open: false,
+            allow: Vec::new(),
+            limits: Limits::default(),
+            sockets: None,
+        }
+    }
 }
 
 /// Limits, all with sane defaults; 0 means unlimited where it says so.
