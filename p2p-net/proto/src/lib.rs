@@ -27,10 +27,15 @@ mod path;
 mod peer;
 mod punch;
 mod registration;
+mod session;
 mod timer;
+mod watch;
 
 pub use address::{AddressError, Fingerprint, RelayAddress, Token};
-pub use candidate::{Attestation, Candidate, CandidateKind, MAX_CANDIDATES, Observed, usable};
+pub use candidate::{
+    Attestation, Candidate, CandidateKind, MAX_CANDIDATES, Observed, local_candidates, priority,
+    usable,
+};
 pub use demux::{PacketKind, classify};
 pub use fragment::{FRAGMENT_HEADER_LEN, FragmentError, Joiner, Splitter};
 pub use identity::{Identity, IdentityError};
@@ -38,6 +43,7 @@ pub use ids::{ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transac
 pub use path::{PathInfo, PathKind};
 pub use peer::{
     Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind,
+    Surroundings,
 };
 pub use relayed::{
     CHANNEL_KEY_LABEL, Class, Direction, HEADER_LEN, Header, HeaderError, HeaderKey, ReplayWindow,

@@ -1,11 +1,25 @@
 //! One remote peer: punching, path choice and failover behind three verbs. Feed it with
 //! [`Peer::handle_input`], then drain [`Peer::poll_output`], then sleep until [`Peer::poll_timeout`].
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use zeroize::Zeroize;
+
+use crate::candidate::select;
+use crate::path::{Paths, Situation};
+use crate::probe::{Opened, PROBE_LEN, Pong, Probe, ProbeKeys};
+use crate::punch::Round;
+use crate::session::{Keys, Phase, Session, Verdict};
+use crate::timer::{Timer, Timers, Timing};
 use crate::wire::{Answer, ObservedAddress, Offer};
-use crate::{Candidate, PathInfo, PeerId};
+use crate::{
+    Attestation, Candidate, CandidateKind, MAX_CANDIDATES, PathInfo, PathKind, PeerId, SessionId,
+    Transaction, usable,
+};
 
 /// What a [`Peer`] must know from its start.
 pub struct PeerConfig {
@@ -166,9 +180,44 @@ pub enum Event {
     Path(PathInfo),
 }
 
-/// See the module.
+/// What the peer said of itself in its last Offer or Answer, and what its relay attested.
+#[derive(Debug, Default)]
+struct Theirs {
+    observed: Vec<ObservedAddress>,
+    observed_at: Option<Instant>,
+    relay_round_trip: Option<Duration>,
+    /// It wants no direct path: it has not accepted us, or goes through the relay on principle.
+    declines: bool,
+}
+
+/// Observed addresses of one peer that are kept; a relay sends no more (`wire.md` §6).
+const MAX_OBSERVED: usize = 8;
+/// Deadlines that may fire for one input; a bound against mistakes here, far above what can be due at once.
+const MAX_FIRED: usize = 256;
+
+/// One remote peer: punching, path choice and failover. See the module for how to drive it.
+///
+/// An Offer counts as wanting a connection, until [`Input::Wanted`] says otherwise.
 pub struct Peer {
-    _todo: (),
+    config: PeerConfig,
+    random: StdRng,
+    wanted: bool,
+    relay: bool,
+    surroundings: Surroundings,
+    theirs: Theirs,
+    session: Session,
+    keys: Keys,
+    round: Round,
+    paths: Paths,
+    /// Whether a path lived when we last looked.
+    lived: bool,
+    timers: Timers,
+    outputs: VecDeque<Output>,
+    bound: Vec<SocketAddr>,
+    route: (Route, bool),
+    info: PathInfo,
+    /// The figures that watchers know, and since when.
+    told: (Option<Duration>, Instant),
 }
 
 impl Peer {
@@ -177,28 +226,563 @@ impl Peer {
 
     /// A peer of which nothing is known but its key.
     pub fn new(now: Instant, config: PeerConfig) -> Self {
-        let _ = (now, config);
-        todo!()
+        let info = PathInfo {
+            kind: PathKind::None,
+            remote: None,
+            round_trip: None,
+            since: now,
+            switches: 0,
+        };
+        Self {
+            random: StdRng::from_seed(config.seed),
+            session: Session::new(&config.me, &config.peer),
+            config,
+            wanted: false,
+            relay: false,
+            surroundings: Surroundings::default(),
+            theirs: Theirs::default(),
+            keys: Keys::default(),
+            round: Round::default(),
+            paths: Paths::default(),
+            lived: false,
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            bound: Vec::new(),
+            route: (Route::None, false),
+            info,
+            told: (None, now),
+        }
     }
 
     /// Takes one input; drain [`Peer::poll_output`] afterwards.
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
-        let _ = (now, input);
-        todo!()
+        match input {
+            Input::Timeout => {}
+            Input::Wanted(wanted) => self.on_wanted(wanted),
+            Input::Dial => self.on_dial(now),
+            Input::Surroundings(surroundings) => self.on_surroundings(now, surroundings),
+            Input::Accepted(accepted) => self.on_accepted(now, accepted),
+            Input::Relay(usable) => self.on_relay(now, usable),
+            Input::Offer(offer, observed) => self.on_offer(now, offer, observed),
+            Input::Answer(answer, observed) => self.on_answer(now, answer, observed),
+            Input::Packet { from, packet } => self.on_packet(now, from, packet),
+            Input::Activity(activity) => self.paths.on_activity(now, &activity),
+        }
+        self.settle(now);
+        for _ in 0..MAX_FIRED {
+            let Some(timer) = self.timers.fired(now) else {
+                break;
+            };
+            self.on_timer(now, timer);
+            self.settle(now);
+        }
+        self.tell(now);
     }
 
     /// The next thing to do, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
-        todo!()
+        self.outputs.pop_front()
     }
 
     /// When to call back with [`Input::Timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        self.timers.next()
     }
 
     /// The path as it is now.
     pub fn path(&self) -> PathInfo {
-        todo!()
+        self.info
     }
+
+    // What comes in.
+
+    fn on_wanted(&mut self, wanted: bool) {
+        self.wanted = wanted;
+        if !wanted {
+            self.forget();
+        }
+    }
+
+    fn on_dial(&mut self, now: Instant) {
+        self.wanted = true;
+        self.theirs.declines = false;
+        self.session.reset_pauses();
+        if self.allowed() && !self.surroundings.candidates.is_empty() {
+            self.offer(now);
+        } else {
+            // It has nothing to say, but a channel is being opened and may carry it.
+            let (session, nonce) = (self.random.random(), self.random.random());
+            self.signal(SignalBody::Offer(Offer {
+                session,
+                nonce,
+                candidates: Vec::new(),
+                relay_rtt_micros: 0,
+            }));
+        }
+    }
+
+    fn on_surroundings(&mut self, now: Instant, surroundings: Surroundings) {
+        let before = std::mem::replace(&mut self.surroundings, surroundings);
+        let after = &self.surroundings;
+        let same = |one: &[Candidate], other: &[Candidate]| {
+            one.len() == other.len() && one.iter().all(|candidate| other.contains(candidate))
+        };
+        if !same(&before.candidates, &after.candidates) || before.prefixes != after.prefixes {
+            self.session.reset_pauses();
+            self.paths.ask_all();
+            self.punch(now);
+        }
+    }
+
+    fn on_accepted(&mut self, now: Instant, accepted: bool) {
+        let before = std::mem::replace(&mut self.config.accepted, accepted);
+        if accepted && !before {
+            self.theirs.declines = false;
+            self.session.reset_pauses();
+            self.punch(now);
+        } else if !accepted {
+            self.forget();
+        }
+    }
+
+    fn on_relay(&mut self, now: Instant, usable: bool) {
+        let before = std::mem::replace(&mut self.relay, usable);
+        if before == usable {
+            return;
+        }
+        if usable {
+            self.session.reset_pauses();
+            let quiet = matches!(self.session.phase, Phase::Idle | Phase::Cooling { .. });
+            if quiet && !self.paths.any_lives() {
+                self.punch(now);
+            }
+        } else if matches!(self.session.phase, Phase::Offered { .. }) {
+            // The Offer, or its Answer, is probably lost with the relay.
+            self.session.phase = Phase::Idle;
+        }
+        self.paths.consider(now, &self.situation());
+    }
+
+    fn on_offer(&mut self, now: Instant, offer: Offer, observed: Vec<ObservedAddress>) {
+        let ours = self.relay_round_trip();
+        match self.session.judge(now, ours) {
+            Verdict::Answer => {}
+            Verdict::OursStands | Verdict::Ignore => return,
+        }
+        self.wanted = true;
+        let mut answer = Answer {
+            session: offer.session,
+            nonce: self.random.random(),
+            candidates: Vec::new(),
+            relay_rtt_micros: 0,
+        };
+        if !self.allowed() || offer.candidates.is_empty() {
+            self.theirs.declines |= offer.candidates.is_empty();
+            self.signal(SignalBody::Answer(answer));
+            return;
+        }
+        self.heed(now, observed, offer.relay_rtt_micros);
+        answer.candidates = self.offered_candidates();
+        answer.relay_rtt_micros = self.relay_rtt_micros();
+        let nothing_to_offer = answer.candidates.is_empty();
+        let nonces = (offer.nonce, answer.nonce);
+        self.signal(SignalBody::Answer(answer));
+        if nothing_to_offer {
+            self.session.phase = Phase::Idle;
+            return;
+        }
+        self.listen(&nonces.0, &nonces.1);
+        // The caller starts when the Answer has reached it: half a round trip from now.
+        let wait = self
+            .relay_round_trip()
+            .map_or(Duration::ZERO, |relayed| relayed / 2);
+        self.session.phase = Phase::Starting {
+            at: now + wait.min(Timing::MAX_START_WAIT),
+            candidates: bounded(offer.candidates),
+        };
+    }
+
+    fn on_answer(&mut self, now: Instant, answer: Answer, observed: Vec<ObservedAddress>) {
+        let Phase::Offered { session, nonce, .. } = self.session.phase else {
+            return;
+        };
+        if session.0 != answer.session || !self.allowed() {
+            return;
+        }
+        if answer.candidates.is_empty() {
+            self.theirs.declines = true;
+            self.session.phase = Phase::Idle;
+            return;
+        }
+        self.heed(now, observed, answer.relay_rtt_micros);
+        self.listen(&nonce, &answer.nonce);
+        self.begin_round(now, &bounded(answer.candidates));
+    }
+
+    fn on_packet(&mut self, now: Instant, from: SocketAddr, packet: &[u8]) {
+        let Some((keys, opened)) = self.keys.open(now, packet) else {
+            return;
+        };
+        let at = self.situation();
+        match opened {
+            Opened::Probe(probe) => {
+                let loss = self.paths.on_probe(now, from);
+                let answers = loss.is_some() || {
+                    let trusted = self.trusts(now, from);
+                    self.round.on_probe(now, from, keys, trusted)
+                };
+                if answers {
+                    let loss = (loss.unwrap_or(0.0) * 255.0) as u8;
+                    let pong = Pong {
+                        transaction: probe.transaction,
+                        observed: from,
+                        loss,
+                    };
+                    let packet = self.keys.seal_pong(keys, &pong);
+                    self.transmit(from, packet);
+                }
+            }
+            Opened::Pong(pong) => {
+                if self.paths.on_pong(now, from, pong.transaction, &at) {
+                    return;
+                }
+                if let Some(validated) = self.round.on_pong(now, from, pong.transaction) {
+                    self.paths.on_validated(now, &validated, &at);
+                }
+            }
+        }
+    }
+
+    // What time brings.
+
+    fn on_timer(&mut self, now: Instant, timer: Timer) {
+        let at = self.situation();
+        match timer {
+            Timer::Phase => self.on_phase_end(now),
+            Timer::Pair => {
+                let transaction = Transaction(self.random.next_u64());
+                if let Some(probe) = self.round.send(now, transaction) {
+                    let sealed = self.keys.seal_probe(
+                        probe.keys,
+                        &Probe {
+                            transaction,
+                            path: probe.path.0,
+                        },
+                    );
+                    self.transmit(probe.to, sealed);
+                }
+            }
+            Timer::Path => {
+                self.paths.expire(now);
+                let transaction = Transaction(self.random.next_u64());
+                if let Some(probe) = self.paths.send(now, transaction, &at)
+                    && let Some(keys) = self.keys.current(probe.newest_keys)
+                {
+                    let sealed = self.keys.seal_probe(
+                        keys,
+                        &Probe {
+                            transaction,
+                            path: probe.path.0,
+                        },
+                    );
+                    self.transmit(probe.to, sealed);
+                }
+            }
+            Timer::Silence => self.paths.on_silence(now),
+            Timer::Leave => self.paths.on_leave(now, &at),
+            Timer::Challenge => self.paths.on_challenge(now, &at),
+            Timer::Keys => {
+                let old = self.keys.expire(now);
+                self.outputs.extend(old.map(Output::Unlisten));
+            }
+        }
+    }
+
+    fn on_phase_end(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.session.phase, Phase::Idle) {
+            Phase::Idle => {}
+            Phase::Starting { candidates, .. } => self.begin_round(now, &candidates),
+            Phase::Offered { .. } => self.session.pause(now),
+            Phase::Punching => {
+                if self.round.succeeded() || self.paths.any_lives() {
+                    self.session.reset_pauses();
+                } else {
+                    self.session.pause(now);
+                }
+            }
+            Phase::Cooling { .. } => {
+                if !self.paths.any_lives() {
+                    self.punch(now);
+                }
+            }
+        }
+    }
+
+    // Sessions.
+
+    /// Whether a direct path may be sought at all.
+    fn allowed(&self) -> bool {
+        self.config.accepted && !self.config.relay_only
+    }
+
+    /// Starts a session of our own if there is a use for one and a way to say so.
+    fn punch(&mut self, now: Instant) {
+        let possible = self.allowed() && self.wanted && self.relay && !self.theirs.declines;
+        if possible && !self.surroundings.candidates.is_empty() {
+            self.offer(now);
+        }
+    }
+
+    fn offer(&mut self, now: Instant) {
+        if !self.session.may_offer(now) {
+            return;
+        }
+        let (session, nonce) = (self.random.random(), self.random.random());
+        let patience = self
+            .relay_round_trip()
+            .map_or(Duration::ZERO, |relayed| relayed * 3);
+        self.session.phase = Phase::Offered {
+            session: SessionId(session),
+            nonce,
+            at: now,
+            until: now + Timing::ANSWER_OVERDUE.max(patience),
+        };
+        let candidates = self.offered_candidates();
+        let relay_rtt_micros = self.relay_rtt_micros();
+        self.signal(SignalBody::Offer(Offer {
+            session,
+            nonce,
+            candidates,
+            relay_rtt_micros,
+        }));
+    }
+
+    fn begin_round(&mut self, now: Instant, candidates: &[Candidate]) {
+        let attestation = self.attestation(now);
+        let own = |address: SocketAddr| {
+            let mut hosts = self.surroundings.candidates.iter();
+            hosts.any(|own| own.kind == CandidateKind::Host && own.address == address)
+        };
+        let worth =
+            |candidate: &&Candidate| usable(candidate, &attestation) && !own(candidate.address);
+        let candidates = select(candidates.iter().filter(worth).copied());
+        let Some(keys) = self.keys.current(true) else {
+            return;
+        };
+        self.round
+            .begin(now, &candidates, keys, self.relay_round_trip());
+        self.session.phase = Phase::Punching;
+    }
+
+    /// Derives the keys of a session and listens for them.
+    fn listen(&mut self, offer_nonce: &[u8; 16], answer_nonce: &[u8; 16]) {
+        let PeerConfig {
+            me, peer, secret, ..
+        } = &self.config;
+        let keys = ProbeKeys::derive(secret, me, peer, offer_nonce, answer_nonce);
+        let (id, dropped) = self.keys.insert(keys);
+        self.outputs.extend(dropped.map(Output::Unlisten));
+        self.outputs.push_back(Output::Listen(id));
+    }
+
+    fn heed(&mut self, now: Instant, mut observed: Vec<ObservedAddress>, relay_rtt_micros: u32) {
+        observed.truncate(MAX_OBSERVED);
+        let measured =
+            (relay_rtt_micros > 0).then(|| Duration::from_micros(relay_rtt_micros.into()));
+        self.theirs = Theirs {
+            observed,
+            observed_at: Some(now),
+            relay_round_trip: measured,
+            declines: false,
+        };
+    }
+
+    /// Ends everything direct.
+    fn forget(&mut self) {
+        self.session.phase = Phase::Idle;
+        self.round.clear();
+        self.paths.clear();
+        self.outputs
+            .extend(self.keys.clear().into_iter().map(Output::Unlisten));
+        self.lived = false;
+    }
+
+    // What is known.
+
+    /// Round trip to the peer and back through the relay: both legs, one taken for the other where only one
+    /// is known.
+    fn relay_round_trip(&self) -> Option<Duration> {
+        let ours = self.surroundings.relay_round_trip;
+        let theirs = self.theirs.relay_round_trip;
+        Some(ours.or(theirs)? + theirs.or(ours)?)
+    }
+
+    fn relay_rtt_micros(&self) -> u32 {
+        let micros = self
+            .surroundings
+            .relay_round_trip
+            .map_or(0, |relayed| relayed.as_micros());
+        u32::try_from(micros).unwrap_or(u32::MAX)
+    }
+
+    fn offered_candidates(&self) -> Vec<Candidate> {
+        select(self.surroundings.candidates.iter().copied())
+    }
+
+    fn situation(&self) -> Situation {
+        Situation {
+            relay: self.relay,
+            relay_round_trip: self.relay_round_trip(),
+            second: self.session.is_second(),
+        }
+    }
+
+    /// What decides about the peer's addresses now; what the relay attested grows old.
+    fn attestation(&self, now: Instant) -> Attestation {
+        let since = self
+            .theirs
+            .observed_at
+            .map(|at| now.saturating_duration_since(at));
+        let later = u32::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u32::MAX);
+        let aged = self.theirs.observed.iter().map(|observed| ObservedAddress {
+            age_millis: observed.age_millis.saturating_add(later),
+            ..*observed
+        });
+        Attestation {
+            observed: aged.collect(),
+            prefixes: self.surroundings.prefixes.clone(),
+            relays: self.surroundings.relays.clone(),
+            loopback: self.surroundings.loopback,
+        }
+    }
+
+    /// Whether somebody else vouches for an address from which an authentic probe came.
+    fn trusts(&self, now: Instant, from: SocketAddr) -> bool {
+        let candidate = Candidate {
+            kind: CandidateKind::PeerReflexive,
+            address: from,
+        };
+        self.paths.proves(from.ip()) || usable(&candidate, &self.attestation(now))
+    }
+
+    // What goes out.
+
+    fn signal(&mut self, body: SignalBody) {
+        self.outputs.push_back(Output::Signal(body));
+    }
+
+    fn transmit(&mut self, to: SocketAddr, packet: Option<[u8; PROBE_LEN]>) {
+        if let Some(packet) = packet {
+            self.outputs.push_back(Output::Transmit {
+                to,
+                payload: packet.to_vec(),
+            });
+        }
+    }
+
+    /// Draws the consequences of a change, and sets all deadlines by what is so now.
+    fn settle(&mut self, now: Instant) {
+        let lives = self.paths.any_lives();
+        if self.lived && !lives && self.session.phase == Phase::Idle && self.allowed() {
+            self.session.reset_pauses();
+            self.session.pause(now);
+        }
+        self.lived = lives;
+        let at = self.situation();
+        let phase_end = match self.session.phase {
+            Phase::Punching => self.round.over_at(),
+            _ => self.session.ends_at(),
+        };
+        self.timers.set(Timer::Phase, phase_end);
+        self.timers.set(Timer::Pair, self.round.next_at());
+        self.timers.set(Timer::Path, self.paths.next_at(now, &at));
+        self.timers.set(Timer::Silence, self.paths.silence_at());
+        self.timers.set(Timer::Leave, self.paths.leave_at(&at));
+        self.timers
+            .set(Timer::Challenge, self.paths.challenge_at(now));
+        self.timers.set(Timer::Keys, self.keys.ends_at());
+    }
+
+    /// Says what has changed for the outside.
+    fn tell(&mut self, now: Instant) {
+        self.bind();
+        let used = self.paths.used();
+        let (route, kind) = match used {
+            Some((address, _, _)) => (Route::Direct(address), PathKind::Direct),
+            None if self.relay => (Route::Relay, PathKind::Relayed),
+            None => (Route::None, PathKind::None),
+        };
+        let duplicate = self.relay && used.is_some_and(|(_, _, suspect)| suspect);
+        if self.route != (route, duplicate) {
+            self.route = (route, duplicate);
+            self.outputs.push_back(Output::Route { route, duplicate });
+        }
+        let remote = used.map(|(address, _, _)| address);
+        let round_trip = used.map(|(_, round_trip, _)| round_trip);
+        let moved = (self.info.kind, self.info.remote) != (kind, remote);
+        if moved {
+            let first = self.info.kind == PathKind::None && self.info.switches == 0;
+            let switches = self.info.switches.saturating_add(u32::from(!first));
+            self.info = PathInfo {
+                kind,
+                remote,
+                round_trip,
+                since: now,
+                switches,
+            };
+        }
+        self.info.round_trip = round_trip;
+        if moved || self.figures_changed(now) {
+            self.told = (round_trip, now);
+            self.outputs
+                .push_back(Output::Event(Event::Path(self.info)));
+        }
+    }
+
+    /// Whether the round trip has changed by more than a tenth, and watchers have not just been told.
+    fn figures_changed(&self, now: Instant) -> bool {
+        let (told, at) = self.told;
+        let (Some(told), Some(current)) = (told, self.info.round_trip) else {
+            return false;
+        };
+        now.saturating_duration_since(at) >= Timing::FIGURES && told.abs_diff(current) > told / 10
+    }
+
+    /// Says which addresses belong to the peer: those of its paths, and those that it has spoken from.
+    fn bind(&mut self) {
+        let mut wanted: Vec<SocketAddr> = self.paths.addresses().collect();
+        let spoken = self
+            .round
+            .heard()
+            .filter(|address| !wanted.contains(address));
+        let spoken: Vec<SocketAddr> = spoken.collect();
+        wanted.extend(spoken);
+        for gone in self
+            .bound
+            .iter()
+            .filter(|address| !wanted.contains(address))
+        {
+            self.outputs.push_back(Output::Bind(*gone, false));
+        }
+        for new in wanted
+            .iter()
+            .filter(|address| !self.bound.contains(address))
+        {
+            self.outputs.push_back(Output::Bind(*new, true));
+        }
+        self.bound = wanted;
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.config.secret.zeroize();
+        self.config.seed.zeroize();
+    }
+}
+
+/// No more candidates than anybody may send.
+fn bounded(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    candidates.truncate(MAX_CANDIDATES);
+    candidates
 }

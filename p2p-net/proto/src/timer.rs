@@ -1,1 +1,231 @@
-//! Skeleton.
+//! The named deadlines of a peer, one enum and one table, and every duration that decides about paths, with
+//! its reason.
+
+use std::time::{Duration, Instant};
+
+/// What a deadline is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// The phase of the punching session ends: an answer is overdue, the synchronised start has come, a round
+    /// is over, or the pause between two rounds.
+    Phase,
+    /// A probe to a candidate is due.
+    Pair,
+    /// A probe on a path that was validated once is due, or an answer to one is overdue.
+    Path,
+    /// The used path has been silent for so long that this means something.
+    Silence,
+    /// The patience with a suspect path is at its end.
+    Leave,
+    /// A better path has been better for long enough.
+    Challenge,
+    /// The older set of probe keys has had its time.
+    Keys,
+}
+
+impl Timer {
+    const ALL: [Self; 7] = [
+        Self::Phase,
+        Self::Pair,
+        Self::Path,
+        Self::Silence,
+        Self::Leave,
+        Self::Challenge,
+        Self::Keys,
+    ];
+}
+
+/// When each [`Timer`] fires.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Timers {
+    at: [Option<Instant>; Timer::ALL.len()],
+}
+
+impl Timers {
+    pub(crate) fn set(&mut self, timer: Timer, at: Option<Instant>) {
+        self.at[timer as usize] = at;
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.at.iter().flatten().min().copied()
+    }
+
+    /// One timer that has fired, and is no longer set.
+    pub(crate) fn fired(&mut self, now: Instant) -> Option<Timer> {
+        let timer = Timer::ALL
+            .into_iter()
+            .find(|timer| self.at[*timer as usize].is_some_and(|at| at <= now))?;
+        self.at[timer as usize] = None;
+        Some(timer)
+    }
+}
+
+/// The durations and counts that decide about paths. Where two ends must agree, `wire.md` §6 and
+/// `connectivity.md` §5.3–5.5 say so.
+pub(crate) struct Timing;
+
+impl Timing {
+    // Sessions.
+
+    /// An Offer is given up when unanswered for this long, or for three round trips through the relay if that
+    /// is more: signals travel on reliable streams, so a late answer means a lost relay or peer.
+    pub(crate) const ANSWER_OVERDUE: Duration = Duration::from_secs(3);
+    /// Pauses between rounds without success; the last one repeats. Quick at first, because networks come back
+    /// soon or late (`connectivity.md` §5.3, Cooling).
+    pub(crate) const BACK_OFF: [Duration; 6] = [
+        Duration::from_millis(500),
+        Duration::from_secs(1),
+        Duration::from_secs(2),
+        Duration::from_secs(5),
+        Duration::from_secs(10),
+        Duration::from_secs(30),
+    ];
+    /// The side with the larger id offers this much later than its pause, so that two Offers seldom cross.
+    pub(crate) const SECOND_SIDE_DELAY: Duration = Duration::from_millis(250);
+    /// Added to a round trip through the relay when judging whether two Offers crossed: queues and clocks.
+    pub(crate) const CROSSING_MARGIN: Duration = Duration::from_millis(200);
+    /// The callee waits at most this long for the synchronised start, whatever round trips are claimed.
+    pub(crate) const MAX_START_WAIT: Duration = Duration::from_millis(500);
+    /// Round trip through the relay, peer to peer, where neither side has measured its own.
+    pub(crate) const UNKNOWN_RELAY_ROUND_TRIP: Duration = Duration::from_millis(400);
+    /// New sessions within [`Self::SESSIONS_WINDOW`]: theirs beyond are ignored, ours wait. Honest peers need
+    /// one or two.
+    pub(crate) const MAX_SESSIONS: usize = 10;
+    /// See [`Self::MAX_SESSIONS`].
+    pub(crate) const SESSIONS_WINDOW: Duration = Duration::from_secs(10);
+    /// An older set of keys still opens packets for this long after the newer one has proven itself: the peer
+    /// may have packets under way, or not know yet.
+    pub(crate) const OLD_KEYS: Duration = Duration::from_secs(10);
+
+    // Rounds.
+
+    /// When the probes of one candidate go out, after its first: dense at first, because both ends start
+    /// together, then wider, because a filter may open late. Nine (`connectivity.md` §5.5).
+    pub(crate) const SENDS: [Duration; 9] = [
+        Duration::ZERO,
+        Duration::from_millis(50),
+        Duration::from_millis(100),
+        Duration::from_millis(150),
+        Duration::from_millis(250),
+        Duration::from_millis(400),
+        Duration::from_millis(600),
+        Duration::from_millis(850),
+        Duration::from_millis(1_150),
+    ];
+    /// Between two probes to candidates once each was tried: 20 a second (`connectivity.md` §5.5).
+    pub(crate) const PACE: Duration = Duration::from_millis(50);
+    /// A round waits this long for answers after its last probe, or for one and a half round trips through the
+    /// relay if that is more: a direct path is seldom slower.
+    pub(crate) const LAST_ANSWERS: Duration = Duration::from_millis(500);
+    /// Once a path is proven, each other candidate gets no more probes than this: it may still be better, but
+    /// nothing depends on it.
+    pub(crate) const SENDS_AFTER_SUCCESS: u8 = 4;
+    /// Addresses beyond the offered ones that authentic probes came from, in one round.
+    pub(crate) const MAX_PEER_REFLEXIVE: usize = 4;
+
+    // Live paths.
+
+    /// Paths remembered at one time, living and failed.
+    pub(crate) const MAX_PATHS: usize = 4;
+    /// A path is probed this often while it carries traffic.
+    pub(crate) const PROBE_BUSY: Duration = Duration::from_secs(1);
+    /// While it is idle: half the shortest mapping lifetime that is common among routers, 30 s.
+    pub(crate) const PROBE_IDLE: Duration = Duration::from_secs(15);
+    /// A path in reserve, while another one carries traffic; an idle pair lets its reserve lapse.
+    pub(crate) const PROBE_RESERVE: Duration = Duration::from_secs(5);
+    /// A path in reserve that seems better, while it must show so.
+    pub(crate) const PROBE_CHALLENGER: Duration = Duration::from_millis(500);
+    /// A suspect path: six chances within the patience with it (`wire.md` §6).
+    pub(crate) const PROBE_SUSPECT: Duration = Duration::from_millis(50);
+    /// A path that failed, for [`Self::FAILED_SOON`], so that one which heals is back within a second.
+    pub(crate) const PROBE_FAILED: Duration = Duration::from_millis(500);
+    /// For how long; afterwards rounds of punching alone look for it.
+    pub(crate) const FAILED_SOON: Duration = Duration::from_secs(60);
+    /// Later, until [`Self::FAILED_FORGOTTEN`].
+    pub(crate) const PROBE_FAILED_LATER: Duration = Duration::from_secs(5);
+    /// A failed path is forgotten after this; the mappings it needs are gone.
+    pub(crate) const FAILED_FORGOTTEN: Duration = Duration::from_secs(300);
+    /// Traffic within this time counts as going on.
+    pub(crate) const BUSY: Duration = Duration::from_secs(3);
+    /// Least time in which a probe must be answered; four mean deviations come on top of the round trip.
+    pub(crate) const MIN_PROBE_TIMEOUT: Duration = Duration::from_millis(100);
+    /// Least allowance for deviations in it: schedulers of busy machines.
+    pub(crate) const MIN_PROBE_MARGIN: Duration = Duration::from_millis(50);
+    /// Unanswered probes in a row that make a path suspect when nothing else came meanwhile (`wire.md` §6).
+    pub(crate) const UNANSWERED: u32 = 2;
+    /// The same while packets do come: our own direction may be dead, or the probes were unlucky.
+    pub(crate) const UNANSWERED_BUT_HEARD: u32 = 4;
+    /// Unanswered probes after which a path in reserve is dropped.
+    pub(crate) const UNANSWERED_RESERVE: u32 = 3;
+
+    // Suspicion (`wire.md` §6).
+
+    /// Least silence, while an answer was due, that makes a path suspect; three probe timeouts of QUIC if more.
+    pub(crate) const SILENCE: Duration = Duration::from_millis(300);
+    /// Least silence in a steady flow that does.
+    pub(crate) const FLOW_SILENCE: Duration = Duration::from_millis(60);
+    /// Packets within the last one or two seconds that make a steady flow.
+    pub(crate) const FLOW_PACKETS: u64 = 20;
+    /// Half of the window in which the longest pause of a flow is remembered.
+    pub(crate) const FLOW_WINDOW: Duration = Duration::from_secs(1);
+    /// QUIC's delay before acknowledging (RFC 9000 §18.2), for probe timeouts where the driver has none.
+    pub(crate) const ACK_DELAY: Duration = Duration::from_millis(25);
+    /// A suspect path without an answer is left after this, or after a probe timeout if that is more.
+    pub(crate) const PATIENCE: Duration = Duration::from_millis(300);
+    /// Answers that clear a suspect path.
+    pub(crate) const ANSWERS: u32 = 2;
+    /// Where there is no relay, a suspect path is kept for so long; then it is called dead, and traffic stops.
+    pub(crate) const PATIENCE_ALONE: Duration = Duration::from_secs(10);
+    /// Probes on a suspect path that has outlived its patience because nothing else is there.
+    pub(crate) const PROBE_SUSPECT_ALONE: Duration = Duration::from_millis(250);
+
+    // Choice.
+
+    /// Direct is clearly worse than the relay when slower by more than this, and by more than half of the
+    /// relay's round trip (`wire.md` §6): on near relays half a round trip is noise.
+    pub(crate) const CLEARLY_WORSE: Duration = Duration::from_millis(50);
+    /// A challenger must be better by this, or by a fifth, ...
+    pub(crate) const BETTER: Duration = Duration::from_millis(10);
+    /// ... which must be more than noise on a machine that is busy.
+    pub(crate) const NOISE: Duration = Duration::from_millis(2);
+    /// For how long it must be.
+    pub(crate) const CHALLENGE: Duration = Duration::from_secs(2);
+    /// What the whole loss of a path would cost in its score.
+    pub(crate) const LOSS_COST: Duration = Duration::from_secs(1);
+    /// What a path within one network is worth beyond its round trip.
+    pub(crate) const LAN_BONUS: Duration = Duration::from_millis(5);
+    /// Failures of one path within [`Self::FAILURES_WINDOW`] that are forgiven at once; after further ones it
+    /// must answer for [`Self::CHALLENGE`] before it is used again, doubled each time.
+    pub(crate) const FORGIVEN_FAILURES: u32 = 3;
+    /// See [`Self::FORGIVEN_FAILURES`].
+    pub(crate) const FAILURES_WINDOW: Duration = Duration::from_secs(60);
+    /// The longest that a path must prove itself.
+    pub(crate) const MAX_HOLD: Duration = Duration::from_secs(60);
+    /// Figures of an unchanged path are told at most this often.
+    pub(crate) const FIGURES: Duration = Duration::from_secs(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn timers_fire_once_and_not_early() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        assert_eq!(timers.next(), None);
+        timers.set(Timer::Leave, Some(start + Duration::from_millis(2)));
+        timers.set(Timer::Pair, Some(start + Duration::from_millis(1)));
+        assert_eq!(timers.next(), Some(start + Duration::from_millis(1)));
+        assert_eq!(timers.fired(start), None);
+        let later = start + Duration::from_millis(2);
+        assert_eq!(timers.fired(later), Some(Timer::Pair));
+        assert_eq!(timers.fired(later), Some(Timer::Leave));
+        assert_eq!(timers.fired(later), None);
+        timers.set(Timer::Leave, Some(later));
+        timers.set(Timer::Leave, None);
+        assert_eq!(timers.next(), None);
+    }
+}

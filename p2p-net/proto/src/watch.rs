@@ -1,0 +1,310 @@
+//! What the data path tells about the used direct path: whether traffic goes on, since when an answer is due,
+//! and how long a steady flow may pause before that means something (`wire.md` §6).
+
+use std::time::{Duration, Instant};
+
+use crate::Activity;
+use crate::timer::Timing;
+
+/// What silence calls for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// Ask the path with a probe.
+    Ask,
+    /// The path is suspect.
+    Suspect,
+}
+
+/// When an activity probe goes out while an answer is due, in sixths of the limit: three of them have time to
+/// be answered, so that loss alone does not make a path suspect.
+const ASK_AT_SIXTHS: [u32; 4] = [2, 3, 4, 5];
+
+/// The traffic of one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    last: Activity,
+    busy_at: Option<Instant>,
+    heard_at: Option<Instant>,
+    /// The first packet that still waits for a sign of life.
+    due_since: Option<Instant>,
+    /// Activity probes since then.
+    asked: usize,
+    flow: Flow,
+}
+
+impl Watch {
+    /// Starts over on a path that has just proven itself.
+    pub(crate) fn reset(&mut self, now: Instant) {
+        self.heard(now);
+        self.flow = Flow::default();
+    }
+
+    /// A sign of life came over the path.
+    pub(crate) fn heard(&mut self, at: Instant) {
+        self.heard_at = self.heard_at.max(Some(at));
+        self.due_since = None;
+        self.asked = 0;
+    }
+
+    /// When the path last gave one.
+    pub(crate) fn heard_at(&self) -> Option<Instant> {
+        self.heard_at
+    }
+
+    /// Whether traffic goes on.
+    pub(crate) fn is_busy(&self, now: Instant) -> bool {
+        self.busy_at
+            .is_some_and(|at| now.saturating_duration_since(at) < Timing::BUSY)
+    }
+
+    /// Takes a snapshot. Counters that went backwards start over.
+    pub(crate) fn on_activity(&mut self, now: Instant, activity: &Activity) {
+        let before = std::mem::replace(&mut self.last, *activity);
+        let received = activity
+            .direct_received
+            .saturating_sub(before.direct_received);
+        let sent = activity.direct_sent.saturating_sub(before.direct_sent);
+        if received > 0 || sent > 0 || activity.relay_received_at > before.relay_received_at {
+            self.busy_at = Some(now);
+        }
+        if received > 0 {
+            let at = activity.direct_received_at.unwrap_or(now).min(now);
+            self.flow.on_received(at, received);
+            self.heard(at);
+        }
+        if sent > 0 {
+            let at = activity.direct_sent_at.unwrap_or(now).min(now);
+            if self.heard_at.is_none_or(|heard| at > heard) {
+                self.due_since.get_or_insert(at);
+            }
+        }
+    }
+
+    /// When silence calls for something; `timeout` is the path's own probe timeout.
+    pub(crate) fn silence_at(&self, timeout: Duration) -> Option<Instant> {
+        let due = self.due_at(timeout);
+        let flow = self.flow.silent_at(self.last.direct_gap);
+        due.into_iter().chain(flow).min()
+    }
+
+    /// What it calls for now.
+    pub(crate) fn on_silence(&mut self, now: Instant, timeout: Duration) -> Option<Silence> {
+        if self
+            .flow
+            .silent_at(self.last.direct_gap)
+            .is_some_and(|at| at <= now)
+        {
+            return Some(Silence::Suspect);
+        }
+        if self.due_at(timeout).is_none_or(|at| at > now) {
+            return None;
+        }
+        if self.asked >= ASK_AT_SIXTHS.len() {
+            return Some(Silence::Suspect);
+        }
+        self.asked += 1;
+        Some(Silence::Ask)
+    }
+
+    /// When the next step is due because an answer is: max(3 PTO, 300 ms) in all.
+    fn due_at(&self, timeout: Duration) -> Option<Instant> {
+        let since = self
+            .due_since
+            .max(self.heard_at)
+            .filter(|_| self.due_since.is_some())?;
+        let probe_timeout = self
+            .last
+            .probe_timeout
+            .unwrap_or(timeout + Timing::ACK_DELAY);
+        let limit = Timing::SILENCE.max(probe_timeout.saturating_mul(3));
+        let sixths = ASK_AT_SIXTHS.get(self.asked).copied().unwrap_or(6);
+        Some(since + limit.min(MAX_SILENCE) * sixths / 6)
+    }
+}
+
+/// However large QUIC's probe timeout has become: it backs off while nothing comes.
+const MAX_SILENCE: Duration = Duration::from_secs(3);
+
+/// The packets that arrive: how many, and how long they paused, in this half of the window and the one before.
+#[derive(Debug, Default)]
+struct Flow {
+    began: Option<Instant>,
+    current: Half,
+    previous: Half,
+    received_at: Option<Instant>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Half {
+    packets: u64,
+    longest_pause: Duration,
+}
+
+impl Flow {
+    fn on_received(&mut self, at: Instant, packets: u64) {
+        let began = *self.began.get_or_insert(at);
+        let age = at.saturating_duration_since(began);
+        if age >= Timing::FLOW_WINDOW {
+            let fresh = age < 2 * Timing::FLOW_WINDOW;
+            self.previous = if fresh { self.current } else { Half::default() };
+            self.current = Half::default();
+            self.began = Some(at);
+        }
+        if let Some(before) = self.received_at {
+            let pause = at.saturating_duration_since(before);
+            self.current.longest_pause = self.current.longest_pause.max(pause);
+        }
+        self.current.packets = self.current.packets.saturating_add(packets);
+        self.received_at = self.received_at.max(Some(at));
+    }
+
+    /// When a pause of a steady flow is too long: 4 intervals + 3 × jitter, and twice what it did of itself
+    /// lately, since a window of packets a round trip is a flow with pauses.
+    fn silent_at(&self, gap: Option<(Duration, Duration)>) -> Option<Instant> {
+        let (gap, jitter) = gap?;
+        if self.previous.packets < Timing::FLOW_PACKETS {
+            return None;
+        }
+        let usual = gap
+            .saturating_mul(4)
+            .saturating_add(jitter.saturating_mul(3));
+        let longest = self.previous.longest_pause.max(self.current.longest_pause);
+        let limit = Timing::FLOW_SILENCE
+            .max(usual)
+            .max(longest.saturating_mul(2));
+        Some(self.received_at? + limit.min(MAX_SILENCE))
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant will do as a beginning"
+)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+    const TIMEOUT: Duration = Duration::from_millis(100);
+
+    struct Traffic {
+        now: Instant,
+        activity: Activity,
+        watch: Watch,
+    }
+
+    impl Traffic {
+        fn new() -> Self {
+            let now = Instant::now();
+            let mut watch = Watch::default();
+            watch.reset(now);
+            let probe_timeout = Some(60 * MILLI);
+            Self {
+                now,
+                activity: Activity {
+                    probe_timeout,
+                    ..Activity::default()
+                },
+                watch,
+            }
+        }
+
+        fn step(&mut self, after: Duration, received: u64, sent: u64) {
+            self.now += after;
+            self.activity.direct_received += received;
+            self.activity.direct_sent += sent;
+            if received > 0 {
+                self.activity.direct_received_at = Some(self.now);
+            }
+            if sent > 0 {
+                self.activity.direct_sent_at = Some(self.now);
+            }
+            self.watch.on_activity(self.now, &self.activity);
+        }
+
+        /// What silence brings from now on, and after how long.
+        fn silence(&mut self) -> Vec<(Duration, Silence)> {
+            let mut all = Vec::new();
+            while let Some(at) = self.watch.silence_at(TIMEOUT) {
+                let what = self.watch.on_silence(at, TIMEOUT).expect("it is due");
+                all.push((at - self.now, what));
+                if what == Silence::Suspect {
+                    break;
+                }
+            }
+            all
+        }
+    }
+
+    #[test]
+    fn an_unanswered_packet_is_asked_after_and_then_suspected() {
+        let mut traffic = Traffic::new();
+        traffic.step(20 * MILLI, 0, 1);
+        let expected = [100, 150, 200, 250].map(|after| (after * MILLI, Silence::Ask));
+        let silence = traffic.silence();
+        assert_eq!(silence[..4], expected);
+        assert_eq!(silence[4..], [(300 * MILLI, Silence::Suspect)]);
+    }
+
+    #[test]
+    fn any_sign_of_life_settles_what_is_due() {
+        let mut traffic = Traffic::new();
+        traffic.step(20 * MILLI, 0, 1);
+        traffic.watch.heard(traffic.now + MILLI);
+        assert!(traffic.silence().is_empty());
+        traffic.step(20 * MILLI, 0, 1);
+        traffic.step(5 * MILLI, 1, 0);
+        assert!(traffic.silence().is_empty(), "nothing was sent since");
+    }
+
+    #[test]
+    fn slow_paths_get_three_probe_timeouts() {
+        let mut traffic = Traffic::new();
+        traffic.activity.probe_timeout = Some(200 * MILLI);
+        traffic.step(20 * MILLI, 0, 1);
+        assert_eq!(
+            traffic.silence().last(),
+            Some(&(600 * MILLI, Silence::Suspect))
+        );
+        traffic.activity.probe_timeout = Some(Duration::from_secs(100));
+        traffic.watch.reset(traffic.now);
+        traffic.step(20 * MILLI, 0, 1);
+        assert_eq!(
+            traffic.silence().last(),
+            Some(&(MAX_SILENCE, Silence::Suspect))
+        );
+    }
+
+    #[test]
+    fn a_steady_flow_is_missed_soon() {
+        let mut traffic = Traffic::new();
+        traffic.activity.direct_gap = Some((20 * MILLI, 2 * MILLI));
+        for _ in 0..100 {
+            traffic.step(20 * MILLI, 1, 0);
+        }
+        assert_eq!(traffic.silence(), [(86 * MILLI, Silence::Suspect)]);
+    }
+
+    #[test]
+    fn bursts_are_no_steady_flow() {
+        let mut traffic = Traffic::new();
+        // Ten packets, then a pause of 200 ms: what the smoothed gap makes of it is far too short.
+        traffic.activity.direct_gap = Some((MILLI, MILLI));
+        for _ in 0..20 {
+            traffic.step(200 * MILLI, 10, 0);
+        }
+        assert_eq!(traffic.silence(), [(400 * MILLI, Silence::Suspect)]);
+    }
+
+    #[test]
+    fn a_few_packets_are_no_flow() {
+        let mut traffic = Traffic::new();
+        traffic.activity.direct_gap = Some((100 * MILLI, MILLI));
+        for _ in 0..50 {
+            traffic.step(100 * MILLI, 1, 0);
+        }
+        assert!(traffic.silence().is_empty());
+        assert!(traffic.watch.is_busy(traffic.now));
+        assert!(!traffic.watch.is_busy(traffic.now + Timing::BUSY));
+    }
+}
