@@ -1,0 +1,48 @@
+//! Files and folders from peer to peer: offered, accepted, sent in chunks over several streams, and
+//! verified by the MD5 of each file, computed at both ends while the bytes flow. Nothing appears under its
+//! name before it is verified and durable; until then it is in a part folder that says what it is.
+//!
+//! [`send`] and [`receive`] are the two ends of one transfer; both are plain futures that end when they are
+//! dropped. Reading, writing and hashing happen on named threads of their own, joined to the streams by
+//! bounded queues and by pools of 24 buffers of 1 MiB an end. This module opens no connection and asks no
+//! user: it gets a [`Link`] or streams, and a closure that decides.
+
+mod cancel;
+mod chunk;
+mod control;
+mod error;
+mod ledger;
+mod link;
+mod names;
+mod os;
+mod pool;
+mod read;
+mod receive;
+mod report;
+mod router;
+mod send;
+mod store;
+mod walk;
+mod wire;
+mod write;
+
+use std::time::Duration;
+
+pub use cancel::Cancel;
+pub use error::{Side, TransferError};
+pub use link::Link;
+pub use receive::receive;
+pub use report::{
+    Decision, Direction, FileOutcome, FileReport, MAX_REPORT_FILES, Md5, NotHex, Offer, OfferItem, Phase,
+    Progress, TransferId, TransferReport,
+};
+pub use router::LaneRouter;
+pub use send::{SendOptions, send};
+pub use wire::{MAX_ENTRIES, MAX_OFFER_ITEMS, MAX_REASON_BYTES};
+
+/// The first byte of a transfer's control stream (`wire.md` §3).
+const KIND_TRANSFER: u8 = crate::wire::stream_kind::TRANSFER;
+/// The first byte of a lane; its transfer's number follows.
+const KIND_LANE: u8 = crate::wire::stream_kind::LANE;
+/// How often progress is looked at; it is told no more often than that.
+const TICK: Duration = Duration::from_millis(100);
