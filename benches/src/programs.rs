@@ -59,6 +59,9 @@ impl Relay {
         let mut command = machine.command(&program("landline-relay")?);
         command.arg("--data-dir").arg(folder);
         command.args(["--listen", listen, "--stun-port", &stun_port.to_string()]);
+        command.env_remove("LANDLINE_TOKEN");
+        // Where output goes to a journal, the token would be left out.
+        command.env_remove("JOURNAL_STREAM");
         let mut process = Watched::start(command, "landline-relay")?;
         let address = process.wait_line(PATIENCE, |line| {
             line.split_whitespace()
