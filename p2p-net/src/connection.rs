@@ -1,16 +1,34 @@
 //! Public: a connection to one peer. Streams, datagrams, a watch on the path, statistics.
 
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
 use bytes::Bytes;
 use p2p_net_proto::{PathInfo, PeerId};
-use quinn::{RecvStream, SendStream};
-use tokio::sync::watch;
+use quinn::{RecvStream, SendDatagramError, SendStream, VarInt};
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
+use crate::link::{Link, Totals};
+use crate::quic::code;
 use crate::{ConnectionError, DatagramError};
 
-/// A QUIC connection whose other end has proven to hold the key of [`Connection::peer`]. Clones share it.
+/// Datagrams that begin with these bits are p2p-net's own (`wire.md` §3).
+const RESERVED: u8 = 0b1100_0000;
+/// Kind of our datagram that says: this side's packets take another path.
+const SWITCHED: u8 = 0xc0;
+/// One datagram so often keeps the connection from timing out (`wire.md` §1).
+const KEEP_INTERVAL: Duration = Duration::from_secs(50);
+/// Datagrams that wait for [`Connection::read_datagram`] at most; the oldest gives way.
+const MAX_DATAGRAMS: usize = 1_024;
+
+/// A QUIC connection whose other end has proven to hold the key of [`Connection::peer`]. Clones share it; it
+/// closes when the last clone is dropped, streams or not.
 #[derive(Clone)]
 pub struct Connection {
-    _todo: (),
+    inner: Arc<Inner>,
 }
 
 /// Counters of one connection since its start.
@@ -40,12 +58,12 @@ pub struct Stats {
 impl Connection {
     /// Who is at the other end.
     pub fn peer(&self) -> PeerId {
-        todo!()
+        self.inner.peer
     }
 
     /// Whether we dialled.
     pub fn is_dialler(&self) -> bool {
-        todo!()
+        self.inner.dialler
     }
 
     /// Opens a bidirectional stream; the peer sees it with its first byte.
@@ -53,7 +71,11 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`].
     pub async fn open(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
-        todo!()
+        self.inner
+            .quinn
+            .open_bi()
+            .await
+            .map_err(|error| self.inner.error(&error))
     }
 
     /// The next bidirectional stream that the peer opened. Cancel safe.
@@ -61,7 +83,11 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`].
     pub async fn accept(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
-        todo!()
+        self.inner
+            .quinn
+            .accept_bi()
+            .await
+            .map_err(|error| self.inner.error(&error))
     }
 
     /// Opens a unidirectional stream.
@@ -69,7 +95,11 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`].
     pub async fn open_uni(&self) -> Result<SendStream, ConnectionError> {
-        todo!()
+        self.inner
+            .quinn
+            .open_uni()
+            .await
+            .map_err(|error| self.inner.error(&error))
     }
 
     /// The next unidirectional stream that the peer opened. Cancel safe.
@@ -77,7 +107,11 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`].
     pub async fn accept_uni(&self) -> Result<RecvStream, ConnectionError> {
-        todo!()
+        self.inner
+            .quinn
+            .accept_uni()
+            .await
+            .map_err(|error| self.inner.error(&error))
     }
 
     /// Sends an unreliable datagram; the oldest queued one gives way where the path is too slow.
@@ -85,8 +119,18 @@ impl Connection {
     /// # Errors
     /// [`DatagramError`].
     pub fn send_datagram(&self, datagram: Bytes) -> Result<(), DatagramError> {
-        let _ = datagram;
-        todo!()
+        if is_reserved(&datagram) {
+            return Err(DatagramError::Reserved);
+        }
+        self.inner
+            .quinn
+            .send_datagram(datagram)
+            .map_err(|error| match error {
+                SendDatagramError::ConnectionLost(error) => self.inner.error(&error).into(),
+                SendDatagramError::TooLarge
+                | SendDatagramError::UnsupportedByPeer
+                | SendDatagramError::Disabled => DatagramError::TooLarge,
+            })
     }
 
     /// The next datagram. Cancel safe.
@@ -94,37 +138,265 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`].
     pub async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
-        todo!()
+        loop {
+            let arrival = self.inner.datagrams.arrival.notified();
+            if let Some(datagram) = self.inner.datagrams.pop() {
+                return Ok(datagram);
+            }
+            if let Some(error) = self.inner.quinn.close_reason() {
+                return Err(self.inner.error(&error));
+            }
+            arrival.await;
+        }
     }
 
     /// The largest datagram that [`Connection::send_datagram`] takes now, bytes.
     pub fn max_datagram_size(&self) -> usize {
-        todo!()
+        self.inner.quinn.max_datagram_size().unwrap_or(0)
     }
 
     /// The path now, and each change of it.
     pub fn path(&self) -> watch::Receiver<PathInfo> {
-        todo!()
+        self.inner.path.clone()
     }
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        todo!()
+        let (now, before) = (self.inner.link.totals(), self.inner.before);
+        let quinn = self.inner.quinn.stats();
+        let path = *self.inner.path.borrow();
+        Stats {
+            direct_sent_bytes: now.direct_sent - before.direct_sent,
+            direct_received_bytes: now.direct_received - before.direct_received,
+            relayed_sent_bytes: now.relayed_sent - before.relayed_sent,
+            relayed_received_bytes: now.relayed_received - before.relayed_received,
+            round_trip_micros: u64::try_from(quinn.path.rtt.as_micros()).unwrap_or(u64::MAX),
+            lost_packets: quinn.path.lost_packets,
+            congestion_window: quinn.path.cwnd,
+            mtu: quinn.path.current_mtu,
+            path_switches: path.switches.wrapping_sub(self.inner.switches),
+        }
     }
 
-    /// Ends the connection with a code and a reason for the peer.
+    /// Ends the connection with a code and a reason for the peer. Codes from `0x4c4c_0000` to
+    /// `0x4c4c_ffff` are p2p-net's own.
     pub fn close(&self, code: u32, reason: &str) {
-        let _ = (code, reason);
-        todo!()
+        self.inner
+            .quinn
+            .close(VarInt::from_u32(code), reason.as_bytes());
     }
 
     /// Waits for the end and says why.
     pub async fn closed(&self) -> ConnectionError {
-        todo!()
+        let error = self.inner.quinn.closed().await;
+        self.inner.error(&error)
     }
 
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
-        todo!()
+        self.inner.quinn.close_reason().is_some()
+    }
+
+    /// The reason for its end, set before a newer connection of the peer closes it.
+    pub(crate) fn supersede(&self) {
+        *lock(&self.inner.superseded) = true;
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.inner.peer)
+            .field("dialler", &self.inner.dialler)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<Arc<Inner>> for Connection {
+    fn from(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+}
+
+/// What the clones of a connection share.
+pub(crate) struct Inner {
+    quinn: quinn::Connection,
+    peer: PeerId,
+    dialler: bool,
+    link: Arc<Link>,
+    path: watch::Receiver<PathInfo>,
+    datagrams: Arc<Datagrams>,
+    superseded: Mutex<bool>,
+    before: Totals,
+    switches: u32,
+}
+
+impl Inner {
+    pub(crate) fn new(
+        quinn: quinn::Connection,
+        peer: PeerId,
+        dialler: bool,
+        link: Arc<Link>,
+        path: watch::Receiver<PathInfo>,
+    ) -> Self {
+        let (before, switches) = (link.totals(), path.borrow().switches);
+        let (datagrams, superseded) = (Arc::default(), Mutex::new(false));
+        Self {
+            quinn,
+            peer,
+            dialler,
+            link,
+            path,
+            datagrams,
+            superseded,
+            before,
+            switches,
+        }
+    }
+
+    pub(crate) fn datagrams(&self) -> Arc<Datagrams> {
+        self.datagrams.clone()
+    }
+
+    fn error(&self, error: &quinn::ConnectionError) -> ConnectionError {
+        use quinn::ConnectionError as Quinn;
+        if *lock(&self.superseded) {
+            return ConnectionError::Superseded;
+        }
+        match error {
+            Quinn::ApplicationClosed(close) => {
+                match u32::try_from(close.error_code.into_inner()).unwrap_or(u32::MAX) {
+                    code::GLARE | code::SUPERSEDED => ConnectionError::Superseded,
+                    code => ConnectionError::ClosedByPeer {
+                        code,
+                        reason: String::from_utf8_lossy(&close.reason).into_owned(),
+                    },
+                }
+            }
+            Quinn::LocallyClosed => ConnectionError::ClosedByUs,
+            Quinn::TimedOut => ConnectionError::TimedOut,
+            error => ConnectionError::Broken(error.to_string()),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.quinn.close_reason().is_none() {
+            self.quinn.close(VarInt::from_u32(0), b"");
+        }
+    }
+}
+
+/// A handle that does not keep its connection.
+pub(crate) struct WeakConnection(Weak<Inner>);
+
+impl WeakConnection {
+    pub(crate) fn new(inner: &Arc<Inner>) -> Self {
+        Self(Arc::downgrade(inner))
+    }
+
+    pub(crate) fn upgrade(&self) -> Option<Connection> {
+        self.0.upgrade().map(Connection::from)
+    }
+}
+
+/// Received datagrams, p2p-net's own taken out.
+#[derive(Default)]
+pub(crate) struct Datagrams {
+    queue: Mutex<VecDeque<Bytes>>,
+    arrival: Notify,
+}
+
+impl Datagrams {
+    fn push(&self, datagram: Bytes) {
+        let mut queue = lock(&self.queue);
+        if queue.len() >= MAX_DATAGRAMS {
+            queue.pop_front();
+        }
+        queue.push_back(datagram);
+        drop(queue);
+        self.arrival.notify_one();
+    }
+
+    fn pop(&self) -> Option<Bytes> {
+        let mut queue = lock(&self.queue);
+        let datagram = queue.pop_front();
+        if !queue.is_empty() {
+            // Another reader may wait, and one arrival may have stood for several.
+            self.arrival.notify_one();
+        }
+        datagram
+    }
+
+    fn close(&self) {
+        self.arrival.notify_waiters();
+        self.arrival.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_reserved(datagram: &[u8]) -> bool {
+    datagram
+        .first()
+        .is_some_and(|byte| byte & RESERVED == RESERVED)
+}
+
+/// Our datagram that says: packets from here take another path, the `epoch`-th. Its arrival, and its
+/// acknowledgement, wake a connection whose timers have backed off.
+pub(crate) fn switched(epoch: u32) -> Bytes {
+    let mut datagram = vec![SWITCHED];
+    datagram.extend_from_slice(&epoch.to_be_bytes());
+    datagram.into()
+}
+
+/// Attends a connection until it ends: takes datagrams off QUIC whether or not the application reads them,
+/// and keeps the connection alive.
+pub(crate) async fn attend(quinn: quinn::Connection, link: Arc<Link>, datagrams: Arc<Datagrams>) {
+    loop {
+        tokio::select! {
+            datagram = quinn.read_datagram() => match datagram {
+                Ok(datagram) if is_reserved(&datagram) => {}
+                Ok(datagram) => datagrams.push(datagram),
+                Err(_) => break,
+            },
+            () = sleep(KEEP_INTERVAL) => {
+                let _ = quinn.send_datagram(switched(link.switch.epoch()));
+            }
+        }
+    }
+    datagrams.close();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_datagrams_are_told_from_others() {
+        assert!(is_reserved(&switched(7)));
+        assert_eq!(switched(0x0102_0304)[..], [0xc0, 1, 2, 3, 4]);
+        for byte in [0x00, 0x3f, 0x40, 0x7f, 0x80, 0xbf] {
+            assert!(!is_reserved(&[byte]), "{byte:#04x}");
+        }
+        assert!(is_reserved(&[0xff]));
+        assert!(!is_reserved(&[]));
+    }
+
+    #[test]
+    fn the_oldest_datagram_gives_way() {
+        let datagrams = Datagrams::default();
+        for number in 0..=MAX_DATAGRAMS {
+            datagrams.push(Bytes::from(number.to_be_bytes().to_vec()));
+        }
+        assert_eq!(
+            datagrams.pop().expect("a datagram")[..],
+            1usize.to_be_bytes()
+        );
+        let rest = std::iter::from_fn(|| datagrams.pop()).count();
+        assert_eq!(rest, MAX_DATAGRAMS - 1);
     }
 }

@@ -1,1 +1,621 @@
-//! Skeleton.
+//! The one task that owns clock, relay login and every [`Peer`]: it carries inputs to the machines and does
+//! what they ask. Connections are in `driver/connections.rs`, channels in `driver/channels.rs`, what belongs
+//! to one peer in `driver/peers.rs`.
+
+mod channels;
+mod connections;
+mod peers;
+mod timers;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use p2p_net_proto::wire::{
+    FromRelay, PresenceDelta, PresenceSnapshot, PresenceSubscribe, SignalFrom, ToRelay,
+};
+use p2p_net_proto::{
+    Candidate, CandidateKind, ChannelId, Identity, Input, MAX_CANDIDATES, Peer, PeerId,
+    Surroundings, nudge,
+};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
+use tracing::{debug, trace};
+
+use crate::link::Notice;
+use crate::quic::{Quic, code};
+use crate::relay::{Nudging, RelayEvent, Session};
+use crate::signals::Seals;
+use crate::socket::{MagicSocket, Raw, canonical, now};
+use crate::{ConnectError, Connection, RelayState, SocketProvider};
+
+use connections::Handshake;
+use peers::PeerState;
+use timers::{Timer, Timers};
+
+/// Peers that the driver knows at one time.
+const MAX_PEERS: usize = 1_024;
+/// Connections that wait for `accept` at most; further ones are closed.
+const MAX_ACCEPTED: usize = 64;
+/// Who is online is kept for so many peers.
+const MAX_PRESENT: usize = 100_000;
+/// Between looks at the interfaces.
+const INTERFACES_INTERVAL: Duration = Duration::from_secs(4);
+/// How long a close may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What an [`crate::Endpoint`] asks for.
+pub(crate) enum Command {
+    /// A connection to a peer.
+    Connect(PeerId, oneshot::Sender<Result<Connection, ConnectError>>),
+    /// The end.
+    Close(oneshot::Sender<()>),
+}
+
+/// What was said about a peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Contact {
+    pub(crate) accepted: Option<bool>,
+    pub(crate) relay_only: bool,
+}
+
+/// What endpoint and driver share beside the commands.
+#[derive(Default)]
+pub(crate) struct Shared {
+    contacts: Mutex<HashMap<PeerId, Contact>>,
+    changed: Mutex<BTreeSet<PeerId>>,
+    wake: Notify,
+    accepted: Mutex<Accepted>,
+    arrival: Notify,
+}
+
+#[derive(Default)]
+struct Accepted {
+    queue: VecDeque<Connection>,
+    closed: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Changes what is said about a peer, and has the driver look.
+    pub(crate) fn set_contact(&self, peer: PeerId, change: impl FnOnce(&mut Contact)) {
+        change(lock(&self.contacts).entry(peer).or_default());
+        self.touch(peer);
+    }
+
+    /// Has the driver look at a peer again.
+    pub(crate) fn touch(&self, peer: PeerId) {
+        lock(&self.changed).insert(peer);
+        self.wake.notify_one();
+    }
+
+    fn contact(&self, peer: &PeerId) -> Contact {
+        lock(&self.contacts).get(peer).copied().unwrap_or_default()
+    }
+
+    /// The next living connection that a peer made. Cancel safe.
+    pub(crate) async fn accept(&self) -> Option<Connection> {
+        loop {
+            let arrival = self.arrival.notified();
+            {
+                let mut accepted = lock(&self.accepted);
+                while let Some(connection) = accepted.queue.pop_front() {
+                    if !connection.is_closed() {
+                        // Another waiter may have missed its turn.
+                        self.arrival.notify_one();
+                        return Some(connection);
+                    }
+                }
+                if accepted.closed {
+                    self.arrival.notify_waiters();
+                    return None;
+                }
+            }
+            arrival.await;
+        }
+    }
+
+    fn push(&self, connection: Connection) {
+        let mut accepted = lock(&self.accepted);
+        accepted.queue.retain(|waiting| !waiting.is_closed());
+        if accepted.queue.len() >= MAX_ACCEPTED {
+            connection.close(code::CLOSED, "nobody accepts connections here");
+            return;
+        }
+        accepted.queue.push_back(connection);
+        drop(accepted);
+        self.arrival.notify_one();
+    }
+
+    fn close(&self) {
+        let mut accepted = lock(&self.accepted);
+        accepted.closed = true;
+        accepted.queue.clear();
+        drop(accepted);
+        self.arrival.notify_waiters();
+        self.arrival.notify_one();
+    }
+}
+
+/// What a task of the driver's ends with.
+enum Done {
+    Handshake(Handshake),
+    /// The connection with this stable id ended.
+    Ended(PeerId, usize),
+    Interfaces(Vec<(IpAddr, u8)>),
+    /// The login was given up; its events have said why.
+    Login,
+}
+
+/// The queues that the driver reads.
+pub(crate) struct Queues {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) raw: mpsc::Receiver<Raw>,
+    pub(crate) notices: mpsc::Receiver<Notice>,
+    pub(crate) relay: mpsc::Receiver<RelayEvent>,
+}
+
+/// What a driver is made from.
+pub(crate) struct Parts {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) socket: Arc<MagicSocket>,
+    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) quic: Quic,
+    pub(crate) provider: Arc<dyn SocketProvider>,
+    /// Whether looking at the interfaces may block.
+    pub(crate) system: bool,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) notices: mpsc::Sender<Notice>,
+    pub(crate) nudges: mpsc::Sender<Nudging>,
+    pub(crate) state: watch::Sender<RelayState>,
+    pub(crate) present: watch::Sender<Arc<BTreeSet<PeerId>>>,
+}
+
+/// See the module.
+pub(crate) struct Driver {
+    me: PeerId,
+    parts: Parts,
+    peers: HashMap<PeerId, PeerState>,
+    /// Channel-opens without an answer.
+    requests: HashMap<u32, PeerId>,
+    next_request: u32,
+    channels: HashMap<ChannelId, PeerId>,
+    session: Option<Session>,
+    observed: Option<SocketAddr>,
+    interfaces: Vec<(IpAddr, u8)>,
+    looking: bool,
+    arriving: BTreeSet<PeerId>,
+    seals: Seals,
+    timers: Timers,
+    tasks: JoinSet<Done>,
+    next_attempt: u64,
+}
+
+enum Wake {
+    Command(Option<Command>),
+    Changed,
+    Raw(Raw),
+    Notice(Notice),
+    Relay(RelayEvent),
+    Incoming(Box<quinn::Incoming>),
+    Done(Done),
+    Timer,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            me: parts.identity.id(),
+            seals: Seals::new(parts.identity.clone()),
+            parts,
+            peers: HashMap::new(),
+            requests: HashMap::new(),
+            next_request: 1,
+            channels: HashMap::new(),
+            session: None,
+            observed: None,
+            interfaces: Vec::new(),
+            looking: false,
+            arriving: BTreeSet::new(),
+            timers: Timers::default(),
+            tasks: JoinSet::new(),
+            next_attempt: 1,
+        }
+    }
+
+    /// Runs until the endpoint closes; `login` is the task that keeps the login at the relay.
+    pub(crate) async fn run(
+        mut self,
+        mut queues: Queues,
+        login: Option<impl Future<Output = ()> + Send + 'static>,
+    ) {
+        if let Some(login) = login {
+            self.tasks.spawn(async move {
+                login.await;
+                Done::Login
+            });
+        }
+        self.timers.set(Timer::Interfaces, now());
+        let reply = loop {
+            match self.wait(&mut queues).await {
+                Wake::Command(None) => break None,
+                Wake::Command(Some(Command::Close(reply))) => break Some(reply),
+                Wake::Command(Some(Command::Connect(peer, reply))) => self.on_connect(peer, reply),
+                Wake::Changed => self.on_changed(),
+                Wake::Raw(raw) => self.on_raw(raw),
+                Wake::Notice(notice) => self.on_notice(notice),
+                Wake::Relay(event) => self.on_relay(event),
+                Wake::Incoming(incoming) => self.on_incoming(*incoming),
+                Wake::Done(done) => self.on_done(done),
+                Wake::Timer => self.on_timers(),
+            }
+        };
+        self.finish().await;
+        if let Some(reply) = reply {
+            let _ = reply.send(());
+        }
+    }
+
+    async fn wait(&mut self, queues: &mut Queues) -> Wake {
+        loop {
+            let deadline = self.timers.next();
+            let sleep = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = queues.commands.recv() => return Wake::Command(command),
+                () = self.parts.shared.wake.notified() => return Wake::Changed,
+                Some(raw) = queues.raw.recv() => return Wake::Raw(raw),
+                Some(notice) = queues.notices.recv() => return Wake::Notice(notice),
+                Some(event) = queues.relay.recv() => return Wake::Relay(event),
+                Some(incoming) = self.parts.endpoint.accept() => {
+                    return Wake::Incoming(Box::new(incoming));
+                },
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(done) => return Wake::Done(done),
+                    Err(error) => trace!(%error, "a task ended early"),
+                },
+                () = sleep => return Wake::Timer,
+            }
+        }
+    }
+
+    /// Tells everybody that we are gone, and waits a little for it to arrive.
+    async fn finish(mut self) {
+        self.parts.shared.close();
+        let peers: Vec<_> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.fail_dial(&peer, &ConnectError::Closed);
+        }
+        self.parts
+            .endpoint
+            .close(code::CLOSED.into(), b"the endpoint is closed");
+        let _ = timeout(CLOSE_TIMEOUT, self.parts.endpoint.wait_idle()).await;
+    }
+
+    fn on_timers(&mut self) {
+        let now = now();
+        while let Some(timer) = self.timers.expire(now) {
+            match timer {
+                Timer::Machine(peer) => self.input(&peer, Input::Timeout),
+                Timer::Dial(peer) => self.on_dial_deadline(&peer),
+                Timer::Open(peer) => self.send_open(&peer),
+                Timer::Accept(peer) => self.send_accept(&peer),
+                Timer::Settle(peer) => self.settle(&peer),
+                Timer::Reopen(peer) => self.reopen(&peer),
+                Timer::Linger(peer) => self.on_linger(&peer),
+                Timer::Activity(peer) => self.on_activity(&peer),
+                Timer::Interfaces => self.look_at_interfaces(),
+            }
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Handshake(handshake) => self.on_handshake(handshake),
+            Done::Ended(peer, id) => self.on_ended(&peer, id),
+            Done::Interfaces(interfaces) => self.on_interfaces(interfaces),
+            Done::Login => debug!("the login is over"),
+        }
+    }
+
+    fn on_changed(&mut self) {
+        let changed = std::mem::take(&mut *lock(&self.parts.shared.changed));
+        for peer in changed {
+            if self.peers.contains_key(&peer) {
+                let accepted = self.is_accepted(&peer);
+                self.input(&peer, Input::Accepted(accepted));
+                self.drop_abandoned_dial(&peer);
+            }
+        }
+    }
+
+    /// Whether candidates and direct paths are for this peer.
+    fn is_accepted(&self, peer: &PeerId) -> bool {
+        let contact = self.parts.shared.contact(peer);
+        contact.accepted == Some(true) && !contact.relay_only
+    }
+
+    fn on_raw(&mut self, raw: Raw) {
+        match raw {
+            Raw::Peer { peer, from, packet } => {
+                self.input(
+                    &peer,
+                    Input::Packet {
+                        from,
+                        packet: &packet,
+                    },
+                );
+            }
+            Raw::Relay { from, packet } => self.on_nudge(from, &packet),
+        }
+    }
+
+    /// A challenge proves to the relay that we hold a channel's keys at a new address (`relay.md` §4.2).
+    fn on_nudge(&self, from: SocketAddr, packet: &[u8]) {
+        match nudge::Nudge::parse(packet) {
+            Some(nudge::Nudge::Challenge { end, nonce }) => {
+                let tables = self.parts.socket.tables();
+                let Some((channel, _)) = tables.channels.get(&end) else {
+                    return;
+                };
+                if nudge::verify(&channel.down, packet).is_ok() {
+                    let answer = nudge::answer(end, nonce, &channel.up);
+                    self.parts.socket.send_raw(from, &answer);
+                }
+            }
+            Some(nudge::Nudge::NoChannel { end }) => {
+                if self.parts.socket.tables().channels.contains_key(&end) {
+                    let _ = self.parts.nudges.try_send(Nudging::Doubt);
+                }
+            }
+            Some(nudge::Nudge::Answer { .. }) | None => {}
+        }
+    }
+
+    fn on_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Flight(peer) => self.on_flight(&peer),
+            Notice::Active(peer) => {
+                self.timers
+                    .set(Timer::Activity(peer), now() + Peer::ACTIVITY_INTERVAL);
+            }
+            Notice::Spent(peer) => self.timers.set_default(Timer::Reopen(peer), now()),
+        }
+    }
+
+    fn on_relay(&mut self, event: RelayEvent) {
+        match event {
+            RelayEvent::Connecting(last_error) => {
+                self.on_offline();
+                self.parts
+                    .state
+                    .send_replace(RelayState::Connecting { last_error });
+            }
+            RelayEvent::Online(session) => self.on_online(session),
+            RelayEvent::Message(message) => self.on_message(message),
+            RelayEvent::Failed(error) => {
+                self.on_offline();
+                self.parts
+                    .state
+                    .send_replace(RelayState::Failed(error.clone()));
+                self.fail_waiting_dials(&ConnectError::RelayUnreachable(error.to_string()));
+            }
+        }
+    }
+
+    fn on_online(&mut self, session: Session) {
+        let observed = canonical(session.welcome.observed);
+        debug!(%observed, relay = %session.address, "logged in");
+        self.observed = Some(observed);
+        self.session = Some(session);
+        self.arriving.clear();
+        self.say(PresenceSubscribe {});
+        self.parts
+            .state
+            .send_replace(RelayState::Online { observed });
+        self.spread_surroundings();
+        self.resume_dials();
+        self.resume_channels();
+    }
+
+    fn on_offline(&mut self) {
+        if self.session.take().is_none() {
+            return;
+        }
+        self.drop_channels();
+        self.suspend_dials();
+        self.parts.present.send_replace(Arc::default());
+    }
+
+    fn on_message(&mut self, message: FromRelay) {
+        match message {
+            FromRelay::ChannelOpened(opened) => self.on_channel_opened(&opened),
+            FromRelay::ChannelOffered(offered) => self.on_channel_offered(offered),
+            FromRelay::ChannelReady(ready) => self.on_channel_ready(ready),
+            FromRelay::ChannelClosed(closed) => self.on_channel_closed(&closed),
+            FromRelay::SignalFrom(signal) => self.on_signal(&signal),
+            FromRelay::PresenceSnapshot(snapshot) => self.on_snapshot(&snapshot),
+            FromRelay::PresenceDelta(delta) => self.on_delta(&delta),
+            FromRelay::ObservedNow(now) => self.on_observed(canonical(now.address)),
+            FromRelay::Refused(refused) => {
+                debug!(
+                    code = refused.code,
+                    message = refused.message,
+                    "the relay refuses"
+                );
+            }
+            FromRelay::Welcome(_) | FromRelay::Goodbye(_) | FromRelay::Pong(_) => {}
+        }
+    }
+
+    fn on_signal(&mut self, signal: &SignalFrom) {
+        if self.peers.contains_key(&signal.from) {
+            self.take_sealed(&signal.from, signal.kind, &signal.sealed, &signal.observed);
+        }
+    }
+
+    fn on_snapshot(&mut self, snapshot: &PresenceSnapshot) {
+        let room = MAX_PRESENT.saturating_sub(self.arriving.len());
+        self.arriving.extend(
+            snapshot
+                .peers
+                .iter()
+                .take(room)
+                .filter(|peer| **peer != self.me),
+        );
+        if !snapshot.more {
+            let present = std::mem::take(&mut self.arriving);
+            self.parts.present.send_replace(Arc::new(present));
+        }
+    }
+
+    fn on_delta(&mut self, delta: &PresenceDelta) {
+        let me = self.me;
+        self.parts.present.send_modify(|present| {
+            let present = Arc::make_mut(present);
+            for peer in &delta.left {
+                present.remove(peer);
+            }
+            for peer in delta.joined.iter().filter(|peer| **peer != me) {
+                if present.len() < MAX_PRESENT {
+                    present.insert(*peer);
+                }
+            }
+        });
+        for peer in &delta.joined {
+            self.expect_channel(peer);
+        }
+    }
+
+    fn on_observed(&mut self, address: SocketAddr) {
+        if self.observed.replace(address) != Some(address) {
+            debug!(%address, "the relay sees us elsewhere");
+            self.parts.state.send_if_modified(|state| match state {
+                RelayState::Online { observed } => {
+                    *observed = address;
+                    true
+                }
+                _ => false,
+            });
+            self.spread_surroundings();
+            self.look_at_interfaces();
+        }
+    }
+
+    /// Says something to the relay; lost where there is none or it does not take it.
+    fn say(&self, message: impl Into<ToRelay>) -> bool {
+        let Some(session) = &self.session else {
+            return false;
+        };
+        session.outbox.try_send(message.into()).is_ok()
+    }
+
+    fn look_at_interfaces(&mut self) {
+        self.timers
+            .set(Timer::Interfaces, now() + INTERFACES_INTERVAL);
+        if !self.parts.system {
+            let interfaces = self.parts.provider.interfaces();
+            self.on_interfaces(interfaces);
+        } else if !self.looking {
+            self.looking = true;
+            let provider = self.parts.provider.clone();
+            self.tasks
+                .spawn_blocking(move || Done::Interfaces(provider.interfaces()));
+        }
+    }
+
+    fn on_interfaces(&mut self, interfaces: Vec<(IpAddr, u8)>) {
+        self.looking = false;
+        if interfaces == self.interfaces {
+            return;
+        }
+        let first = self.interfaces.is_empty();
+        self.interfaces = interfaces;
+        self.spread_surroundings();
+        if !first {
+            let _ = self.parts.nudges.try_send(Nudging::NetworkChanged);
+        }
+    }
+
+    fn spread_surroundings(&mut self) {
+        let surroundings = self.surroundings();
+        let peers: Vec<_> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.input(&peer, Input::Surroundings(surroundings.clone()));
+        }
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        let loopback = self
+            .observed
+            .is_some_and(|observed| observed.ip().is_loopback());
+        Surroundings {
+            candidates: self.candidates(loopback),
+            prefixes: self.interfaces.clone(),
+            relays: self.parts.socket.tables().relays.clone(),
+            loopback,
+            relay_round_trip: self
+                .session
+                .as_ref()
+                .map(|session| session.connection.rtt()),
+        }
+    }
+
+    /// Where we may be reached. With a relay on loopback nothing but loopback counts (`wire.md` §6).
+    fn candidates(&self, loopback: bool) -> Vec<Candidate> {
+        let Some(observed) = self.observed else {
+            return Vec::new();
+        };
+        let port = self.parts.socket.port();
+        let host = |ip: IpAddr| SocketAddr::new(ip, port);
+        let hosts: Vec<_> = if loopback {
+            vec![
+                host([127, 0, 0, 1].into()),
+                host(std::net::Ipv6Addr::LOCALHOST.into()),
+            ]
+        } else {
+            self.interfaces
+                .iter()
+                .map(|(ip, _)| host(*ip))
+                .filter(is_candidate)
+                .collect()
+        };
+        let mut candidates: Vec<_> = hosts
+            .into_iter()
+            .filter(|address| self.parts.socket.reaches(address))
+            .take(MAX_CANDIDATES - 1)
+            .map(|address| Candidate {
+                kind: CandidateKind::Host,
+                address,
+            })
+            .collect();
+        if candidates
+            .iter()
+            .all(|candidate| candidate.address != observed)
+        {
+            candidates.push(Candidate {
+                kind: CandidateKind::ServerReflexive,
+                address: observed,
+            });
+        }
+        candidates
+    }
+}
+
+/// Whether the address of an interface can be told to others at all.
+fn is_candidate(address: &SocketAddr) -> bool {
+    match address.ip() {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_link_local(),
+        // Link-local addresses mean nothing without the interface's own scope.
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local(),
+    }
+}

@@ -5,10 +5,27 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use p2p_net_proto::tls::RelayTrust;
 use p2p_net_proto::{Identity, PeerId, RelayAddress};
-use tokio::sync::watch;
+use quinn::TokioRuntime;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::driver::{Command, Driver, Parts, Queues, Shared};
+use crate::link::Clock;
+use crate::quic::{self, Quic};
+use crate::relay::{self, Login};
+use crate::socket::{MagicSocket, now};
+use crate::system::System;
 use crate::{AcceptError, BindError, ConnectError, Connection};
+
+/// Calls of an endpoint's that wait for the driver at most.
+const COMMANDS: usize = 64;
+/// Packets outside QUIC that wait for the driver at most.
+const RAW_PACKETS: usize = 256;
+/// Notices of the data path likewise.
+const NOTICES: usize = 256;
+/// Messages of the relay likewise.
+const RELAY_EVENTS: usize = 256;
 
 /// How an endpoint is made.
 pub struct Config {
@@ -61,9 +78,44 @@ pub enum RelayState {
 }
 
 /// See the module. Clones share one endpoint; it closes when the last one goes.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use p2p_net::{Config, Endpoint, Identity, PeerId};
+///
+/// let relay = "relay.example.org#fingerprint.token".parse()?;
+/// let config = Config {
+///     identity: Identity::from_secret([7; 32]), // 32 random bytes, kept in a private file
+///     relay: Some(relay),
+///     port: 0,
+///     sockets: None,
+/// };
+/// let endpoint = Endpoint::bind(config)?;
+/// println!("I am {}", endpoint.id());
+///
+/// let friend: PeerId = std::env::args().nth(1).unwrap_or_default().parse()?;
+/// let connection = endpoint.connect(friend).await?;
+/// let (mut send, mut receive) = connection.open().await?;
+/// send.write_all(b"hello").await?;
+/// send.finish()?;
+/// let answer = receive.read_to_end(1_000).await?;
+/// println!("{} over {:?}", answer.len(), connection.path().borrow().kind);
+/// endpoint.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Endpoint {
-    _todo: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: PeerId,
+    port: u16,
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+    state: watch::Receiver<RelayState>,
+    present: watch::Receiver<Arc<BTreeSet<PeerId>>>,
 }
 
 impl Endpoint {
@@ -73,23 +125,108 @@ impl Endpoint {
     /// # Errors
     /// [`BindError`].
     pub fn bind(config: Config) -> Result<Self, BindError> {
-        let _ = config;
-        todo!()
+        let Config {
+            identity,
+            relay,
+            port,
+            sockets,
+        } = config;
+        let system = sockets.is_none();
+        let provider = sockets.unwrap_or_else(|| Arc::new(System));
+        let quic = Quic::new(&identity)?;
+        let clock = Clock::start(now());
+        let (raw_sender, raw) = mpsc::channel(RAW_PACKETS);
+        let sockets = provider.bind(port).map_err(BindError::Socket)?;
+        let socket =
+            Arc::new(MagicSocket::new(sockets, clock, raw_sender).map_err(BindError::Socket)?);
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            quic::endpoint(&identity),
+            Some(quic.server()),
+            socket.clone(),
+            Arc::new(TokioRuntime),
+        )
+        .map_err(BindError::Socket)?;
+
+        let (commands, command_queue) = mpsc::channel(COMMANDS);
+        let (notice_sender, notices) = mpsc::channel(NOTICES);
+        let (event_sender, relay_events) = mpsc::channel(RELAY_EVENTS);
+        let (nudges, nudge_queue) = mpsc::channel(RELAY_EVENTS);
+        let first = match &relay {
+            Some(_) => RelayState::Connecting { last_error: None },
+            None => RelayState::None,
+        };
+        let (state_sender, state) = watch::channel(first);
+        let (present_sender, present) = watch::channel(Arc::default());
+        let login = match relay {
+            Some(address) => {
+                let trust = address
+                    .fingerprint
+                    .map_or(RelayTrust::WebPki, RelayTrust::Pinned);
+                let (config, seen) = quic::relay_client(&identity, trust)?;
+                let (endpoint, socket) = (endpoint.clone(), socket.clone());
+                let provider = provider.clone();
+                let login = Login {
+                    endpoint,
+                    socket,
+                    provider,
+                    address,
+                    config,
+                    seen,
+                };
+                Some(relay::run(login, nudge_queue, event_sender))
+            }
+            None => None,
+        };
+        let shared = Arc::new(Shared::default());
+        let inner = Inner {
+            id: identity.id(),
+            port: socket.port(),
+            commands,
+            shared: shared.clone(),
+            state,
+            present,
+        };
+        let driver = Driver::new(Parts {
+            identity: Arc::new(identity),
+            socket,
+            endpoint,
+            quic,
+            provider,
+            system,
+            shared,
+            notices: notice_sender,
+            nudges,
+            state: state_sender,
+            present: present_sender,
+        });
+        let queues = Queues {
+            commands: command_queue,
+            raw,
+            notices,
+            relay: relay_events,
+        };
+        tokio::spawn(driver.run(queues, login));
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Our own id.
     pub fn id(&self) -> PeerId {
-        todo!()
+        self.inner.id
     }
 
     /// The local UDP port.
     pub fn port(&self) -> u16 {
-        todo!()
+        self.inner.port
     }
 
     /// A connection to `peer`: the living one if there is one, else a new one, first through the relay.
     /// It returns when the connection is usable; the direct path takes over later by itself.
     /// Dialling makes the peer an accepted contact ([`Endpoint::set_accepted`]) unless it was set otherwise.
+    ///
+    /// If the peer dials us at the same time, one of the two connections stays, and it may be the one that
+    /// [`Endpoint::accept`] yields as well.
     ///
     /// Waits for the login at the relay (up to 10 s) where it is not complete. Cancel safe: dropping the
     /// future gives the attempt up.
@@ -97,40 +234,86 @@ impl Endpoint {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(&self, peer: PeerId) -> Result<Connection, ConnectError> {
-        let _ = peer;
-        todo!()
+        if peer == self.inner.id {
+            return Err(ConnectError::Ourselves);
+        }
+        self.inner.shared.set_contact(peer, |contact| {
+            contact.accepted.get_or_insert(true);
+        });
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Connect(peer, reply);
+        self.inner
+            .commands
+            .send(command)
+            .await
+            .map_err(|_| ConnectError::Closed)?;
+        let mut waiting = Waiting {
+            shared: &self.inner.shared,
+            peer,
+            answer,
+        };
+        (&mut waiting.answer)
+            .await
+            .unwrap_or(Err(ConnectError::Closed))
     }
 
     /// The next connection that a peer made to us; `None` once the endpoint is closed. Cancel safe.
     pub async fn accept(&self) -> Option<Connection> {
-        todo!()
+        self.inner.shared.accept().await
     }
 
-    /// Who is logged in at the relay, without ourselves; updated as they come and go.
+    /// Who is logged in at the relay, without ourselves; updated as they come and go, empty while we are
+    /// not logged in.
     pub fn watch_peers(&self) -> watch::Receiver<Arc<BTreeSet<PeerId>>> {
-        todo!()
+        self.inner.present.clone()
     }
 
     /// Where the login at the relay stands.
     pub fn watch_relay(&self) -> watch::Receiver<RelayState> {
-        todo!()
+        self.inner.state.clone()
     }
 
     /// Says whether `peer` is an accepted contact: only those get our addresses and a direct path.
     /// Inside a living relayed connection, accepting starts punching at once.
     pub fn set_accepted(&self, peer: PeerId, accepted: bool) {
-        let _ = (peer, accepted);
-        todo!()
+        self.inner
+            .shared
+            .set_contact(peer, |contact| contact.accepted = Some(accepted));
     }
 
     /// Never anything but the relay for `peer`.
     pub fn set_relay_only(&self, peer: PeerId, relay_only: bool) {
-        let _ = (peer, relay_only);
-        todo!()
+        self.inner
+            .shared
+            .set_contact(peer, |contact| contact.relay_only = relay_only);
     }
 
     /// Closes all connections and waits until the peers have been told (a second at most).
     pub async fn close(&self) {
-        todo!()
+        let (reply, done) = oneshot::channel();
+        if self
+            .inner
+            .commands
+            .send(Command::Close(reply))
+            .await
+            .is_ok()
+        {
+            let _ = done.await;
+        }
+    }
+}
+
+/// An answer that somebody waits for; dropped before it comes, it has the driver look whether anybody else
+/// still does.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    peer: PeerId,
+    answer: oneshot::Receiver<Result<Connection, ConnectError>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.answer.close();
+        self.shared.touch(self.peer);
     }
 }

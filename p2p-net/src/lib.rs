@@ -2,21 +2,29 @@
 //! over encrypted QUIC: directly where a path exists, through the relay where none does, and from one to
 //! the other without a break.
 
-mod congestion;
+// What programs see.
 mod connection;
-mod driver;
 mod endpoint;
 mod error;
-mod quic;
+
+// The data path.
+mod congestion;
+mod link;
 mod socket;
+mod sort;
+mod system;
+
+// What decides, and what is said to the relay.
+mod driver;
+mod quic;
+mod relay;
+mod signals;
 
 pub use connection::{Connection, Stats};
 pub use endpoint::{Config, Endpoint, RelayState, SocketProvider};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
-pub use p2p_net_proto::{
-    Fingerprint, Identity, PathInfo, PathKind, PeerId, RelayAddress, Token,
-};
-/// Streams are quinn's own (`quinn` 0.11): the sending half.
-pub use quinn::SendStream;
+pub use p2p_net_proto::{Fingerprint, Identity, PathInfo, PathKind, PeerId, RelayAddress, Token};
 /// Streams are quinn's own (`quinn` 0.11): the receiving half.
 pub use quinn::RecvStream;
+/// Streams are quinn's own (`quinn` 0.11): the sending half.
+pub use quinn::SendStream;
