@@ -429,7 +429,7 @@ impl Core {
             .signals
             .wait(now, rate, 1.0)
             .min(Duration::from_secs(60));
-        let seconds = wait.as_secs() as u32 + 1;
+        let seconds = wait.as_secs_f64().ceil() as u32;
         let message = format!(
             "more than {} offers and signals a minute; try again in {seconds} s",
             self.limits.signals_per_minute

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -129,28 +130,43 @@ pub(crate) fn bind(address: SocketAddr, v6_only: bool) -> io::Result<std::net::U
     if address.is_ipv6() {
         socket.set_only_v6(v6_only)?;
     }
-    // Linux reports twice of what it grants, for its own bookkeeping.
-    let doubled = if cfg!(target_os = "linux") { 2 } else { 1 };
-    let asked = |what: &str, granted: io::Result<usize>, setting: &str| match granted {
-        Ok(bytes) if bytes / doubled < SOCKET_BUFFER => warn!(
-            %address, bytes = bytes / doubled, wanted = SOCKET_BUFFER,
-            "the {what} buffer is small, bursts will be lost; allow more: \
-             sysctl -w net.core.{setting}={SOCKET_BUFFER}"
-        ),
-        Ok(bytes) => debug!(%address, bytes = bytes / doubled, "{what} buffer"),
-        Err(error) => debug!(%address, %error, "{what} buffer"),
-    };
     let receive = socket
         .set_recv_buffer_size(SOCKET_BUFFER)
         .and_then(|()| socket.recv_buffer_size());
-    asked("receive", receive, "rmem_max");
+    report_buffer(address, "receive", "rmem_max", receive, &RECEIVE_WARNED);
     let send = socket
         .set_send_buffer_size(SOCKET_BUFFER)
         .and_then(|()| socket.send_buffer_size());
-    asked("send", send, "wmem_max");
+    report_buffer(address, "send", "wmem_max", send, &SEND_WARNED);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Whether the small buffer of one way has been complained about: once is enough.
+static RECEIVE_WARNED: AtomicBool = AtomicBool::new(false);
+static SEND_WARNED: AtomicBool = AtomicBool::new(false);
+
+fn report_buffer(
+    address: SocketAddr,
+    way: &str,
+    setting: &str,
+    granted: io::Result<usize>,
+    warned: &AtomicBool,
+) {
+    // Linux reports twice of what it grants, for its own bookkeeping.
+    let doubled = if cfg!(target_os = "linux") { 2 } else { 1 };
+    let bytes = granted.unwrap_or(0) / doubled;
+    debug!(%address, way, bytes, "socket buffer");
+    let small = bytes < SOCKET_BUFFER && !address.ip().is_loopback();
+    if small && !warned.swap(true, Ordering::Relaxed) {
+        warn!(
+            bytes,
+            wanted = SOCKET_BUFFER,
+            "the {way} buffer is small, bursts will be lost; allow more: \
+             sysctl -w net.core.{setting}={SOCKET_BUFFER}"
+        );
+    }
 }
 
 /// A small packet to be sent back to where a question came from.

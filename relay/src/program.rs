@@ -1,6 +1,6 @@
 //! The program around the library: log, address, signals, and errors that say what to do.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
 use p2p_net_proto::RelayAddress;
@@ -139,6 +139,7 @@ fn start_log(format: LogFormat) {
         .from_env_lossy();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     match format {
         LogFormat::Text => log.init(),

@@ -187,7 +187,9 @@ pub(crate) struct Presence {
 impl Presence {
     /// Adds a reader that gets a snapshot now; false if it reads already.
     pub(crate) fn subscribe(&mut self, id: LoginId, peer: PeerId) -> bool {
-        self.readers.insert(id, (peer, self.changes)).is_none()
+        let newcomer = !self.readers.contains_key(&id);
+        self.readers.entry(id).or_insert((peer, self.changes));
+        newcomer
     }
 
     pub(crate) fn unsubscribe(&mut self, id: LoginId) {
