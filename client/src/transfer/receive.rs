@@ -180,7 +180,11 @@ impl Receiver {
         loop {
             tokio::select! {
                 message = self.reader.next() => {
-                    self.on_message(message?, writing).await?;
+                    let message = message?;
+                    if matches!(message, Control::AllSent(_)) {
+                        self.reporter.tell(Progress::Phase(Phase::Verifying)).await;
+                    }
+                    self.on_message(message, writing)?;
                     for (lane, frame) in std::mem::take(&mut early) {
                         self.on_frame(lane, frame, writing, &pool, &mut early, &mut busy)?;
                     }
@@ -244,7 +248,7 @@ impl Receiver {
         Ok(())
     }
 
-    async fn on_message(&mut self, message: Control, writing: &Writing) -> Result<(), TransferError> {
+    fn on_message(&mut self, message: Control, writing: &Writing) -> Result<(), TransferError> {
         let mut ledger = writing.book.lock();
         match message {
             Control::Manifest(wire::Manifest { first, entries }) => ledger.add(first, entries)?,
@@ -259,11 +263,7 @@ impl Receiver {
                 }
             }
             Control::Unsent(unsent) => ledger.unsent(unsent.file, unsent.skipped, &unsent.reason),
-            Control::AllSent(wire::AllSent { frames }) => {
-                ledger.all_sent(frames);
-                drop(ledger);
-                self.reporter.tell(Progress::Phase(Phase::Verifying)).await;
-            }
+            Control::AllSent(wire::AllSent { frames }) => ledger.all_sent(frames),
             Control::Cancel(cancel) => return Err(cancelled_by_peer(&cancel)),
             _ => return Err(TransferError::malformed("a message out of place")),
         }
@@ -272,13 +272,13 @@ impl Receiver {
 
     /// Passes on what the book has to tell. True when all is settled.
     async fn on_news(&mut self, writing: &Writing) -> Result<bool, TransferError> {
-        let mut ledger = writing.book.lock();
-        if let Some(failure) = ledger.take_failure() {
+        let (failure, news, settled) = {
+            let mut ledger = writing.book.lock();
+            (ledger.take_failure(), ledger.take_news(), ledger.is_settled())
+        };
+        if let Some(failure) = failure {
             return Err(failure);
         }
-        let news = ledger.take_news();
-        let settled = ledger.is_settled();
-        drop(ledger);
         for _ in 0..news.folders {
             self.reporter.folder();
         }
