@@ -11,6 +11,8 @@ mod cancel;
 mod chunk;
 mod control;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ledger;
 mod link;
 mod names;
