@@ -1,13 +1,28 @@
 //! Landline's client: one engine (`Command` in, `Event` out) that owns the endpoint and the store, and
 //! the command line as one of its faces.
 
+// What was typed, and what it means.
 pub mod args;
-pub mod chat;
-pub mod contacts;
 pub mod identity;
 pub mod problem;
 pub mod settings;
-pub mod store;
+
+// What is decided, purely.
+pub mod chat;
+pub mod contacts;
 pub mod wire;
+
+// What is kept.
+pub mod book;
+pub mod store;
+
+// What is done.
+pub mod command;
+pub mod engine;
+pub mod event;
+pub mod face;
+pub mod ipc;
+pub mod session;
+pub mod transfer;
 
 pub use problem::{Exit, Problem};

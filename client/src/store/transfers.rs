@@ -55,36 +55,48 @@ pub struct FileRecord {
     pub outcome: String,
 }
 
-/// Stores a transfer that ended; gives its number.
+/// The outcome of a transfer that runs, and of one whose program died while it ran.
+pub const RUNNING: &str = "running";
+/// See [`RUNNING`].
+pub const INTERRUPTED: &str = "interrupted";
+
+/// Notes a transfer that begins; gives its number.
 ///
 /// # Errors
 /// Those of SQLite, here and below.
-pub fn add(
-    db: &mut Connection,
-    record: &TransferRecord,
-    files: &[FileRecord],
-) -> Result<i64, rusqlite::Error> {
-    let transaction = db.transaction()?;
-    transaction.execute(
+pub fn begin(db: &Connection, record: &TransferRecord) -> Result<i64, rusqlite::Error> {
+    db.prepare_cached(
         "INSERT INTO transfers (transfer, peer, outgoing, label, outcome, detail, bytes, files, skipped,
                                 started_at_millis, elapsed_millis, folder)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-        params![
-            record.transfer,
-            record.peer.as_bytes(),
-            record.outgoing,
-            record.label,
-            record.outcome,
-            record.detail,
-            to_integer(record.bytes),
-            to_integer(record.files),
-            to_integer(record.skipped),
-            record.started_at_millis,
-            to_integer(record.elapsed_millis),
-            record.folder,
-        ],
-    )?;
-    let number = transaction.last_insert_rowid();
+    )?
+    .execute(params![
+        record.transfer,
+        record.peer.as_bytes(),
+        record.outgoing,
+        record.label,
+        record.outcome,
+        record.detail,
+        to_integer(record.bytes),
+        to_integer(record.files),
+        to_integer(record.skipped),
+        record.started_at_millis,
+        to_integer(record.elapsed_millis),
+        record.folder,
+    ])?;
+    Ok(db.last_insert_rowid())
+}
+
+/// Adds files that are done, well or not.
+///
+/// # Errors
+/// As above.
+pub fn add_files(
+    db: &mut Connection,
+    number: i64,
+    files: &[FileRecord],
+) -> Result<(), rusqlite::Error> {
+    let transaction = db.transaction()?;
     {
         let mut insert = transaction.prepare_cached(
             "INSERT INTO transfer_files (transfer_row, path, size, md5_local, md5_remote, outcome)
@@ -101,8 +113,40 @@ pub fn add(
             ])?;
         }
     }
-    transaction.commit()?;
-    Ok(number)
+    transaction.commit()
+}
+
+/// Brings the record of a transfer (found by its number) up to date.
+///
+/// # Errors
+/// As above.
+pub fn update(db: &Connection, record: &TransferRecord) -> Result<(), rusqlite::Error> {
+    db.prepare_cached(
+        "UPDATE transfers SET transfer = ?2, label = ?3, outcome = ?4, detail = ?5, bytes = ?6,
+                files = ?7, skipped = ?8, elapsed_millis = ?9, folder = ?10 WHERE row = ?1",
+    )?
+    .execute(params![
+        record.number,
+        record.transfer,
+        record.label,
+        record.outcome,
+        record.detail,
+        to_integer(record.bytes),
+        to_integer(record.files),
+        to_integer(record.skipped),
+        to_integer(record.elapsed_millis),
+        record.folder,
+    ])?;
+    Ok(())
+}
+
+/// Transfers that a program left running when it died are so no more. Only the engine may say so.
+///
+/// # Errors
+/// As above.
+pub fn interrupt_running(db: &Connection) -> Result<(), rusqlite::Error> {
+    db.execute("UPDATE transfers SET outcome = ?2 WHERE outcome = ?1", [RUNNING, INTERRUPTED])?;
+    Ok(())
 }
 
 /// The newest transfers, newest first.
@@ -204,13 +248,24 @@ mod tests {
                 outcome: "verified".to_owned(),
             })
             .into();
-        let first = add(&mut db, &record, &files_in).expect("stored");
+        let first = begin(&db, &record).expect("stored");
+        add_files(&mut db, first, &files_in[..1]).expect("stored");
+        add_files(&mut db, first, &files_in[1..]).expect("stored");
         record.outgoing = false;
-        let second = add(&mut db, &record, &[]).expect("stored");
+        record.outcome = RUNNING.to_owned();
+        let second = begin(&db, &record).expect("stored");
         let listed = list(&db, 10).expect("read");
         assert_eq!(listed.iter().map(|r| r.number).collect::<Vec<_>>(), [second, first]);
         record.number = second;
         assert_eq!(listed[0], record);
+        interrupt_running(&db).expect("stored");
+        let outcomes = |db: &Connection| -> Vec<String> {
+            list(db, 10).expect("read").into_iter().map(|record| record.outcome).collect()
+        };
+        assert_eq!(outcomes(&db), [INTERRUPTED, "verified"]);
+        record.outcome = "failed".to_owned();
+        update(&db, &record).expect("stored");
+        assert_eq!(outcomes(&db), ["failed", "verified"]);
         assert_eq!(files(&db, first, 0, 10).expect("read"), files_in);
         assert_eq!(files(&db, first, 1, 1).expect("read"), files_in[1..2]);
         assert!(files(&db, second, 0, 10).expect("read").is_empty());

@@ -1,0 +1,209 @@
+//! All that a user can ask of the engine, from whichever face, and what it answers. These types cross a
+//! local socket as JSON; the engine of one version serves faces of the same version only.
+//!
+//! Reading what is stored (history, past transfers) needs no engine: faces open the store for that.
+
+use std::path::PathBuf;
+
+use p2p_net::PeerId;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::args::Accept;
+use crate::contacts::{Contact, peer_text};
+use crate::event::{PeerView, RelayView};
+use crate::store::messages::StoredMessage;
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Command {
+    /// Who we are, and where the login at the relay stands.
+    Status,
+    /// Who is at the relay, and who is connected.
+    Peers,
+    /// Changes the address book; see [`BookCommand`].
+    Book(BookCommand),
+    /// Makes a connection to a peer, if there is none; answers when it is usable.
+    Connect {
+        /// To whom; becomes an accepted contact.
+        #[serde(with = "peer_text")]
+        peer: PeerId,
+    },
+    /// Stores a message and sends it as soon as the peer is there.
+    Say {
+        /// To whom; becomes an accepted contact.
+        #[serde(with = "peer_text")]
+        peer: PeerId,
+        /// Not empty, at most [`crate::wire::MAX_TEXT_LEN`] bytes.
+        text: String,
+        /// A message of the peer that this one answers.
+        reply_to: Option<Uuid>,
+    },
+    /// Our person has seen what the peer wrote.
+    MarkRead {
+        /// Who wrote.
+        #[serde(with = "peer_text")]
+        peer: PeerId,
+    },
+    /// Sends files and folders; answers with the transfer's number, the rest are events.
+    Send {
+        /// To whom; becomes an accepted contact.
+        #[serde(with = "peer_text")]
+        peer: PeerId,
+        /// What; absolute paths.
+        paths: Vec<PathBuf>,
+    },
+    /// Ends a running transfer, in either direction.
+    Cancel {
+        /// Its number.
+        number: i64,
+    },
+    /// From now on this face says what happens with offers; a second face with a policy is refused.
+    Receive(Policy),
+    /// Our person's answer to [`crate::event::Event::Offer`].
+    Answer {
+        /// The offer's number.
+        offer: u64,
+        /// Take it.
+        accept: bool,
+    },
+}
+
+/// Changes of the address book, which need the engine only so that it hears of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum BookCommand {
+    /// Makes somebody an accepted contact.
+    Add {
+        /// Whom.
+        #[serde(with = "peer_text")]
+        id: PeerId,
+        /// Our name for it.
+        name: Option<String>,
+    },
+    /// Gives a contact another name.
+    Rename {
+        /// Whom.
+        #[serde(with = "peer_text")]
+        id: PeerId,
+        /// The new name.
+        name: String,
+    },
+    /// The safety number was compared.
+    Verify {
+        /// With whom.
+        #[serde(with = "peer_text")]
+        id: PeerId,
+    },
+    /// Blocks or unblocks.
+    Block {
+        /// Whom.
+        #[serde(with = "peer_text")]
+        id: PeerId,
+        /// Block; otherwise unblock.
+        blocked: bool,
+    },
+    /// Forgets a contact.
+    Remove {
+        /// Whom.
+        #[serde(with = "peer_text")]
+        id: PeerId,
+    },
+}
+
+impl BookCommand {
+    /// Whom it is about.
+    pub const fn id(&self) -> PeerId {
+        match self {
+            Self::Add { id, .. }
+            | Self::Rename { id, .. }
+            | Self::Verify { id }
+            | Self::Block { id, .. }
+            | Self::Remove { id } => *id,
+        }
+    }
+}
+
+/// What happens with offers of files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Whose are taken.
+    #[serde(with = "accept_text")]
+    pub accept: Accept,
+    /// Where they go; absolute.
+    pub into: PathBuf,
+    /// Whether files of the same name are replaced.
+    pub overwrite: bool,
+}
+
+/// What is answered to a command that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", content = "value", rename_all = "snake_case")]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// To [`Command::Status`].
+    Status(Status),
+    /// To [`Command::Peers`].
+    Peers(Vec<PeerView>),
+    /// The contact as it is now; nothing after a removal.
+    Contact(Option<Contact>),
+    /// The message as it was stored.
+    Message(StoredMessage),
+    /// The number of the transfer that began.
+    Transfer(i64),
+}
+
+/// The engine itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Our id.
+    #[serde(with = "peer_text")]
+    pub id: PeerId,
+    /// The name that we claim.
+    pub name: String,
+    /// The login at the relay.
+    pub relay: RelayView,
+    /// The process that the engine runs in.
+    pub process: u32,
+}
+
+mod accept_text {
+    use clap::ValueEnum;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::args::Accept;
+
+    pub(super) fn serialize<S: Serializer>(accept: &Accept, to: S) -> Result<S::Ok, S::Error> {
+        let value = accept.to_possible_value();
+        to.serialize_str(value.as_ref().map_or("none", |value| value.get_name()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Accept, D::Error> {
+        Accept::from_str(&String::deserialize(from)?, false).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_survive_json() {
+        let peer = PeerId::from_bytes([3; 32]);
+        let policy =
+            Policy { accept: Accept::Contacts, into: PathBuf::from("/in"), overwrite: true };
+        for command in [
+            Command::Status,
+            Command::Book(BookCommand::Add { id: peer, name: Some("Ann".to_owned()) }),
+            Command::Say { peer, text: "hi\n\"you\"".to_owned(), reply_to: Some(Uuid::nil()) },
+            Command::Send { peer, paths: vec![PathBuf::from("/a b"), PathBuf::from("/ü")] },
+            Command::Receive(policy),
+            Command::Answer { offer: u64::MAX, accept: false },
+        ] {
+            let text = serde_json::to_string(&command).expect("plain data");
+            assert_eq!(serde_json::from_str::<Command>(&text).expect("just written"), command);
+        }
+    }
+}

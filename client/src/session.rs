@@ -1,0 +1,293 @@
+//! What a command of the command line works with: the store, and a face of the engine, which is this
+//! process's own or that of another command with the same data folder.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use p2p_net::{Fingerprint, PeerId, RelayAddress};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::command::{BookCommand, Command, Reply, Status};
+use crate::contacts::{Contact, resolve};
+use crate::engine::{Engine, EngineConfig};
+use crate::event::{Event, RelayStep, RelayView};
+use crate::face::{Caller, Face};
+use crate::ipc::{self, Role, Server};
+use crate::settings::Settings;
+use crate::store::{self, Store, now_millis};
+use crate::{Problem, book, face, identity};
+
+/// How long the login at the relay may take before a command that needs it gives up.
+pub const LOGIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub struct Session {
+    /// What is kept.
+    pub store: Store,
+    /// Asks the engine.
+    pub caller: Caller,
+    /// What the engine tells.
+    pub events: mpsc::Receiver<Event>,
+    host: Option<Host>,
+}
+
+/// The engine, if it is in this process.
+struct Host {
+    engine: Engine,
+    server: Server,
+}
+
+impl Session {
+    /// Becomes the engine of the data folder, or joins it.
+    ///
+    /// # Errors
+    /// No relay is configured, its key is not known and nobody confirms it, or the folder cannot be used.
+    pub async fn open(settings: &Settings) -> Result<Self, Problem> {
+        let store = Store::open(&settings.data_dir).await?;
+        match ipc::claim(&settings.data_dir).await? {
+            Role::Face(Face { caller, events }) => {
+                let session = Self { store, caller, events, host: None };
+                session.warn_of_other_relay(settings).await?;
+                Ok(session)
+            }
+            Role::First(seat) => {
+                let relay = settings.require_relay()?.clone();
+                let (engine, face) = start_engine(settings, &store, relay).await?;
+                let server = seat.serve(engine.door())?;
+                let Face { caller, events } = face;
+                Ok(Self { store, caller, events, host: Some(Host { engine, server }) })
+            }
+        }
+    }
+
+    async fn warn_of_other_relay(&self, settings: &Settings) -> Result<(), Problem> {
+        let Some(wanted) = &settings.relay else { return Ok(()) };
+        let status = self.status().await?;
+        let used = status.relay.address.unwrap_or_default();
+        if used.split('#').next() != wanted.redacted().split('#').next() {
+            let _ = writeln!(
+                io::stderr(),
+                "note: the landline that runs with this data folder (process {}) uses the relay {used}",
+                status.process
+            );
+        }
+        Ok(())
+    }
+
+    /// Who we are, and where the login stands.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    pub async fn status(&self) -> Result<Status, Problem> {
+        match self.caller.call(Command::Status).await? {
+            Reply::Status(status) => Ok(status),
+            _ => Err(face::gone()),
+        }
+    }
+
+    /// Waits until we are logged in at the relay.
+    ///
+    /// # Errors
+    /// The relay refuses, shows another key, or is not there in time.
+    pub async fn wait_online(&mut self) -> Result<(), Problem> {
+        let mut relay = self.status().await?.relay;
+        let waited = timeout(LOGIN_LIMIT, async {
+            loop {
+                match relay.state {
+                    RelayStep::Online => return Ok(()),
+                    RelayStep::Failed | RelayStep::None => return Err(relay_problem(&relay)),
+                    RelayStep::Connecting => {}
+                }
+                match self.events.recv().await {
+                    Some(Event::Relay { relay: now }) => relay = now,
+                    Some(_) => {}
+                    None => return Err(face::gone()),
+                }
+            }
+        });
+        match waited.await {
+            Ok(result) => result,
+            Err(_) => Err(relay_problem(&self.status().await?.relay)),
+        }
+    }
+
+    /// Whom PEER means.
+    ///
+    /// # Errors
+    /// Nobody, or several.
+    pub async fn resolve(&self, text: &str) -> Result<PeerId, Problem> {
+        resolve(text, &self.contacts().await?)
+    }
+
+    /// The address book.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn contacts(&self) -> Result<Vec<Contact>, Problem> {
+        Ok(self.store.run(|db| store::contacts::all(db)).await?)
+    }
+
+    /// Ends this command's face. If the engine is in this process, it stays while other commands use it;
+    /// Ctrl-C ends that.
+    pub async fn close(self) {
+        let Self { caller, events, host, .. } = self;
+        drop((caller, events));
+        let Some(Host { engine, server }) = host else { return };
+        let mut faces = engine.faces();
+        // Our own face ends a moment after its halves were dropped.
+        let alone = async { faces.wait_for(|count| *count == 0).await.is_ok() };
+        if timeout(Duration::from_millis(200), alone).await.is_err() {
+            let _ = writeln!(
+                io::stderr(),
+                "staying while other landline commands use this one's line; Ctrl-C ends all of them"
+            );
+            tokio::select! {
+                _ = faces.wait_for(|count| *count == 0) => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        drop(server);
+        engine.stop().await;
+    }
+}
+
+/// Why the relay is not usable.
+pub fn relay_problem(relay: &RelayView) -> Problem {
+    relay.problem.clone().unwrap_or_else(|| {
+        let address = relay.address.as_deref().unwrap_or("(none)");
+        Problem::unreachable(format!("the relay at {address} does not answer"))
+            .with_next("is the address right, does the relay run, does the network pass UDP?")
+    })
+}
+
+/// The address book without any network: through the engine if one runs, so that it hears of the change.
+///
+/// # Errors
+/// The change makes no sense, or the store fails.
+pub async fn change_book(
+    settings: &Settings,
+    store: &Store,
+    change: BookCommand,
+) -> Result<Option<Contact>, Problem> {
+    if let Some(face) = ipc::join_running(&settings.data_dir).await? {
+        return match face.caller.call(Command::Book(change)).await? {
+            Reply::Contact(contact) => Ok(contact),
+            _ => Err(face::gone()),
+        };
+    }
+    let own = identity::load_or_create(&settings.data_dir)?.id();
+    if change.id() == own {
+        return Err(Problem::usage("this is our own id"));
+    }
+    book::apply(store, change).await
+}
+
+/// Starts the engine. Where the relay's address names no key, the remembered one counts; without one, and
+/// if no authority of the web vouches for the relay, the user is asked once.
+async fn start_engine(
+    settings: &Settings,
+    store: &Store,
+    mut relay: RelayAddress,
+) -> Result<(Engine, Face), Problem> {
+    let mut remembered = false;
+    if relay.fingerprint.is_none() {
+        let (host, port) = (relay.host.clone(), relay.port);
+        relay.fingerprint =
+            store.run(move |db| store::relays::fingerprint(db, &host, port)).await?;
+        remembered = relay.fingerprint.is_some();
+    }
+    let needs_asking = relay.fingerprint.is_none();
+    let (engine, face) = start(settings, store, relay.clone(), remembered).await?;
+    if !needs_asking {
+        return Ok((engine, face));
+    }
+    let Some(key) = unknown_key(&engine).await? else { return Ok((engine, face)) };
+    drop(face);
+    engine.stop().await;
+    confirm(&relay, &key)?;
+    let (host, port) = (relay.host.clone(), relay.port);
+    store.run(move |db| store::relays::confirm(db, &host, port, &key, now_millis())).await?;
+    relay.fingerprint = Some(key);
+    start(settings, store, relay, true).await
+}
+
+async fn start(
+    settings: &Settings,
+    store: &Store,
+    relay: RelayAddress,
+    relay_key_remembered: bool,
+) -> Result<(Engine, Face), Problem> {
+    let engine = Engine::start(EngineConfig {
+        identity: identity::load_or_create(&settings.data_dir)?,
+        relay: Some(relay),
+        relay_key_remembered,
+        name: settings.name.clone(),
+        store: store.clone(),
+    })
+    .await?;
+    let face = engine.attach().await?;
+    Ok((engine, face))
+}
+
+/// Waits for the first login; gives the key if it failed because nobody vouches for it.
+async fn unknown_key(engine: &Engine) -> Result<Option<Fingerprint>, Problem> {
+    let Face { caller, mut events } = engine.attach().await?;
+    let Reply::Status(status) = caller.call(Command::Status).await? else {
+        return Err(face::gone());
+    };
+    let mut relay = status.relay;
+    let waited = timeout(LOGIN_LIMIT, async {
+        loop {
+            if let Some(text) = &relay.unknown_key {
+                return parse_key(text);
+            }
+            // Any other end of the attempt is for the command to tell.
+            if relay.state != RelayStep::Connecting || relay.problem.is_some() {
+                return None;
+            }
+            loop {
+                match events.recv().await {
+                    Some(Event::Relay { relay: now }) => break relay = now,
+                    Some(_) => {}
+                    None => return None,
+                }
+            }
+        }
+    });
+    Ok(waited.await.unwrap_or(None))
+}
+
+fn parse_key(text: &str) -> Option<Fingerprint> {
+    let bytes = data_encoding::BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()?;
+    bytes.try_into().ok().map(Fingerprint)
+}
+
+/// Asks the user whether the relay's key is the right one.
+fn confirm(relay: &RelayAddress, key: &Fingerprint) -> Result<(), Problem> {
+    let unknown = || {
+        Problem::unverified(format!("the key of the relay at {} is not known: {key}", relay.redacted()))
+            .with_next(format!(
+                "compare it with what the relay prints, then pin it: landline relay set {}#{key}, \
+                 with .TOKEN behind it if the relay wants one",
+                relay.redacted()
+            ))
+    };
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(unknown());
+    }
+    let mut stderr = io::stderr();
+    let _ = write!(
+        stderr,
+        "The relay at {} is new to you. It shows the key\n  {key}\n\
+         Does the relay print the same one (the part after # of its address)? [y/N] ",
+        relay.redacted()
+    );
+    let _ = stderr.flush();
+    let mut line = String::new();
+    let answered = io::stdin().lock().read_line(&mut line);
+    match (answered, line.trim().to_lowercase().as_str()) {
+        (Ok(_), "y" | "yes") => Ok(()),
+        _ => Err(unknown()),
+    }
+}
