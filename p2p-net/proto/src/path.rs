@@ -395,9 +395,20 @@ impl Paths {
             }
         }
         let used = self.used;
+        let lapsed = |path: &Path| {
+            path.lives() && used != Some(path.id) && path.unanswered >= Timing::UNANSWERED_RESERVE
+        };
+        for path in self
+            .list
+            .iter_mut()
+            .filter(|path| lapsed(path) && path.failures > 0)
+        {
+            // It did not even prove itself; its record stays.
+            path.failed_at = Some(now);
+        }
         self.list.retain(|path| match path.failed_at {
             Some(at) => now.saturating_duration_since(at) < Timing::FAILED_FORGOTTEN,
-            None => used == Some(path.id) || path.unanswered < Timing::UNANSWERED_RESERVE,
+            None => !lapsed(path),
         });
         let heard_at = self.watch.heard_at();
         if let Some(path) = self.used_path()

@@ -565,7 +565,10 @@ impl Peer {
         };
         let worth =
             |candidate: &&Candidate| usable(candidate, &attestation) && !own(candidate.address);
-        let candidates = select(candidates.iter().filter(worth).copied());
+        // What the relay saw is worth a probe as it is: after a rebinding the peer itself knows it later.
+        let observed: Vec<Candidate> = self.theirs.observed.iter().map(reflexive).collect();
+        let all = candidates.iter().chain(&observed);
+        let candidates = select(all.filter(worth).copied());
         let Some(keys) = self.keys.current(true) else {
             return;
         };
@@ -684,8 +687,7 @@ impl Peer {
     fn settle(&mut self, now: Instant) {
         let lives = self.paths.any_lives();
         if self.lived && !lives && self.session.phase == Phase::Idle && self.allowed() {
-            self.session.reset_pauses();
-            self.session.pause(now);
+            self.session.resume(now);
         }
         self.lived = lives;
         let at = self.situation();
@@ -778,6 +780,13 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.config.secret.zeroize();
         self.config.seed.zeroize();
+    }
+}
+
+fn reflexive(observed: &ObservedAddress) -> Candidate {
+    Candidate {
+        kind: CandidateKind::ServerReflexive,
+        address: observed.address,
     }
 }
 

@@ -127,6 +127,17 @@ impl Session {
         };
     }
 
+    /// Begins a series at once, or a little later as the second: a path was lost.
+    pub(crate) fn resume(&mut self, now: Instant) {
+        self.pauses = 0;
+        let later = if self.second {
+            Timing::SECOND_SIDE_DELAY
+        } else {
+            Duration::ZERO
+        };
+        self.phase = Phase::Cooling { until: now + later };
+    }
+
     /// When the phase ends by itself, a round apart.
     pub(crate) fn ends_at(&self) -> Option<Instant> {
         match &self.phase {

@@ -199,7 +199,7 @@ impl Timing {
     /// must answer for [`Self::CHALLENGE`] before it is used again, doubled each time.
     pub(crate) const FORGIVEN_FAILURES: u32 = 3;
     /// See [`Self::FORGIVEN_FAILURES`].
-    pub(crate) const FAILURES_WINDOW: Duration = Duration::from_secs(60);
+    pub(crate) const FAILURES_WINDOW: Duration = Duration::from_secs(120);
     /// The longest that a path must prove itself.
     pub(crate) const MAX_HOLD: Duration = Duration::from_secs(60);
     /// Figures of an unchanged path are told at most this often.
