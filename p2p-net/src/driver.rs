@@ -21,7 +21,7 @@ use p2p_net_proto::{
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, trace};
 
 use crate::link::Notice;
@@ -43,6 +43,8 @@ const MAX_ACCEPTED: usize = 64;
 const MAX_PRESENT: usize = 100_000;
 /// Between looks at the interfaces.
 const INTERFACES_INTERVAL: Duration = Duration::from_secs(4);
+/// Between looks whether closes have left.
+const CLOSE_LOOK: Duration = Duration::from_millis(1);
 /// How long a close may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -295,10 +297,20 @@ impl Driver {
         for peer in peers {
             self.fail_dial(&peer, &ConnectError::Closed);
         }
-        self.parts
-            .endpoint
-            .close(code::CLOSED.into(), b"the endpoint is closed");
-        let _ = timeout(CLOSE_TIMEOUT, self.parts.endpoint.wait_idle()).await;
+        let why = b"the endpoint is closed";
+        let lives: Vec<_> = self
+            .peers
+            .values()
+            .filter_map(|state| state.live.as_ref())
+            .map(|live| live.quinn.clone())
+            .collect();
+        for live in &lives {
+            live.close(code::CLOSED.into(), why);
+        }
+        // The relay forgets our channels with the login: what goes through them has to leave first.
+        let _ = timeout(CLOSE_TIMEOUT / 2, told(&lives)).await;
+        self.parts.endpoint.close(code::CLOSED.into(), why);
+        let _ = timeout(CLOSE_TIMEOUT / 2, self.parts.endpoint.wait_idle()).await;
     }
 
     fn on_timers(&mut self) {
@@ -608,6 +620,16 @@ impl Driver {
             });
         }
         candidates
+    }
+}
+
+/// Waits until each connection has sent its close.
+async fn told(connections: &[quinn::Connection]) {
+    while connections
+        .iter()
+        .any(|live| live.stats().frame_tx.connection_close == 0)
+    {
+        sleep(CLOSE_LOOK).await;
     }
 }
 

@@ -252,7 +252,7 @@ impl Driver {
         }
         // What waits for an opening of ours must not mix with what goes with the answer.
         self.send_open(&peer);
-        let ours_stays = self.note_glare(&peer);
+        let ours_stays = self.note_glare(&peer, &offered.flight);
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_net_proto::{Input, PathKind, PeerId};
-use quinn::ConnectionError;
+use quinn::{ConnectionError, ConnectionId};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -28,6 +28,10 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes that one peer may have open with us, and all together.
 const MAX_HANDSHAKES: usize = 2;
 const MAX_ALL_HANDSHAKES: usize = 256;
+/// Attempts of a peer's that are remembered as outdone.
+const MAX_OUTDONE: usize = 8;
+/// Of QUIC version 1, bytes (RFC 9000 §17.2).
+const MAX_CID_LEN: usize = 20;
 /// Callers that wait for one dial at most.
 const MAX_WAITERS: usize = 1_024;
 
@@ -289,18 +293,24 @@ impl Driver {
 
     /// The peer opens a channel: if we dial it and have no answer yet, both dial at once. Says whether our
     /// connection is the one that stays. Control streams keep order, so both sides see the same.
-    pub(super) fn note_glare(&mut self, peer: &PeerId) -> bool {
+    pub(super) fn note_glare(&mut self, peer: &PeerId, flight: &[Vec<u8>]) -> bool {
         let Some(state) = self.peers.get_mut(peer) else {
             return false;
         };
-        match &mut state.dial {
-            Some(dial) if state.opening.is_some() || dial.handshake.is_some() => {
-                dial.glare = true;
-                debug!(peer = %peer.short(), "both dial at once");
-                ours_stays(&self.me, peer)
-            }
-            _ => false,
+        let dial = state.dial.as_mut().filter(|dial| dial.handshake.is_some());
+        let Some(dial) = dial else { return false };
+        dial.glare = true;
+        debug!(peer = %peer.short(), "both dial at once");
+        let stays = ours_stays(&self.me, peer);
+        if stays {
+            // The attempt may show itself only after ours is complete, and must not pass for a new one.
+            state
+                .outdone
+                .extend(flight.iter().filter_map(|packet| initial_id(packet)));
+            let excess = state.outdone.len().saturating_sub(MAX_OUTDONE);
+            state.outdone.drain(..excess);
         }
+        stays
     }
 
     pub(super) fn on_incoming(&mut self, incoming: quinn::Incoming) {
@@ -318,6 +328,12 @@ impl Driver {
             return;
         };
         if state.handshakes >= MAX_HANDSHAKES || all >= MAX_ALL_HANDSHAKES {
+            incoming.refuse();
+            return;
+        }
+        let outdone = state.outdone.contains(&incoming.orig_dst_cid());
+        if outdone && state.dial.is_none() {
+            debug!(peer = %peer.short(), "its connection gives way to ours");
             incoming.refuse();
             return;
         }
@@ -362,7 +378,11 @@ impl Driver {
 
     /// Our own attempt is over without a connection: the peer's may go on.
     fn take_held(&mut self, peer: &PeerId) {
-        if let Some(held) = self.peers.get_mut(peer).and_then(|state| state.held.take()) {
+        let Some(state) = self.peers.get_mut(peer) else {
+            return;
+        };
+        state.outdone.clear();
+        if let Some(held) = state.held.take() {
             self.begin_accept(peer, held);
         }
     }
@@ -557,6 +577,14 @@ impl Driver {
     }
 }
 
+/// The connection id that an Initial is addressed to (RFC 9000 §17.2), by which quinn names the attempt.
+fn initial_id(packet: &[u8]) -> Option<ConnectionId> {
+    let long = packet.first()? & 0x80 != 0;
+    let len = usize::from(*packet.get(5)?);
+    let id = packet.get(6..6 + len)?;
+    (long && len <= MAX_CID_LEN).then(|| ConnectionId::new(id))
+}
+
 /// Why our handshake failed, in the words of who dialled.
 fn dial_error(peer: &PeerId, error: &ConnectionError) -> ConnectError {
     match error {
@@ -574,6 +602,24 @@ fn dial_error(peer: &PeerId, error: &ConnectionError) -> ConnectError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_id_of_an_attempt_is_read_from_its_first_packet() {
+        let mut packet = vec![0xc3, 0, 0, 0, 1, 4, 1, 2, 3, 4, 0, 0];
+        assert_eq!(initial_id(&packet), Some(ConnectionId::new(&[1, 2, 3, 4])));
+        packet[5] = 200;
+        assert_eq!(initial_id(&packet), None);
+        packet[5] = 4;
+        packet[0] = 0x43;
+        assert_eq!(initial_id(&packet), None, "a short header has no such id");
+        for len in 0..10 {
+            assert_eq!(
+                initial_id(&[0xc3, 0, 0, 0, 1, 4, 1, 2, 3, 4][..len]),
+                None,
+                "{len}"
+            );
+        }
+    }
 
     #[test]
     fn both_sides_keep_the_same_connection() {

@@ -1,10 +1,12 @@
 //! What belongs to one peer: its machine, its link, and what the machine asks for.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_net_proto::wire::{ObservedAddress, Signal};
 use p2p_net_proto::{Event, Input, Output, PathInfo, Peer, PeerConfig, PeerId, Route, SignalBody};
+use quinn::ConnectionId;
 use tokio::sync::watch;
 use tracing::{debug, trace};
 
@@ -38,6 +40,8 @@ pub(super) struct PeerState {
     pub(super) handshakes: usize,
     /// The peer's own attempt, kept until ours is decided.
     pub(super) held: Option<quinn::Incoming>,
+    /// Ids of the peer's attempts that ours outdoes; they stay refused when ours is complete.
+    pub(super) outdone: VecDeque<ConnectionId>,
     /// Channel-opens for a living connection that failed in a row.
     pub(super) reopens: u32,
     quiet: u32,
@@ -100,6 +104,7 @@ impl Driver {
                 live: None,
                 handshakes: 0,
                 held: None,
+                outdone: VecDeque::new(),
                 reopens: 0,
                 quiet: 0,
                 moved: (0, 0),
