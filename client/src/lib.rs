@@ -25,4 +25,6 @@ pub mod ipc;
 pub mod session;
 pub mod transfer;
 
+pub mod demo;
+
 pub use problem::{Exit, Problem};
