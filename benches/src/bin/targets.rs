@@ -5,7 +5,7 @@ use std::io::stdout;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use benches::raw_quinn::Side;
 use benches::report::print;
@@ -48,6 +48,18 @@ struct How {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    /// Only this part
+    #[arg(long, value_enum)]
+    part: Option<Part>,
+}
+
+/// Parts of the first line.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Whole transfers of the real programs
+    Transfers,
+    /// Virtual time
+    Simulator,
 }
 
 fn main() -> Result<ExitCode> {
@@ -70,9 +82,14 @@ fn main() -> Result<ExitCode> {
 
 fn first_line(how: &How) -> Result<ExitCode> {
     let effort = Effort::of(how.quick);
-    process::build_programs()?;
-    let mut rows = transfer::rows(effort)?;
-    rows.extend(sim::rows(effort)?);
+    let mut rows = Vec::new();
+    if how.part != Some(Part::Simulator) {
+        process::build_programs()?;
+        rows.extend(transfer::rows(effort)?);
+    }
+    if how.part != Some(Part::Transfers) {
+        rows.extend(sim::rows(effort)?);
+    }
     let good = print(&rows, how.json, stdout().lock())?;
     Ok(if good {
         ExitCode::SUCCESS
