@@ -275,7 +275,11 @@ impl Forward {
             let fresh = now.saturating_duration_since(since) <= HELD_FOR;
             match Header::parse(&packet) {
                 Ok(header) if fresh => match self.pass(at, header, 0, &mut packet) {
-                    Verdict::Send(route, ecn) => ready.push(Outgoing { route, ecn, packet }),
+                    Verdict::Send(route, ecn) => {
+                        self.counts.packets += 1;
+                        self.counts.bytes += packet.len() as u64;
+                        ready.push(Outgoing { route, ecn, packet });
+                    }
                     _ => self.counts.dropped += 1,
                 },
                 _ => self.counts.dropped += 1,

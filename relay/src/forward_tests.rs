@@ -225,6 +225,16 @@ fn what_waited_too_long_is_dropped() {
     let ready = world.forward.accept(late, world.two.end);
     assert_eq!(ready.len(), 1);
     assert_eq!(&ready[0].packet[HEADER_LEN..], b"new");
+    let counts = Counts {
+        packets: 1,
+        bytes: 19,
+        dropped: 0,
+    };
+    assert_eq!(
+        world.forward.counts(),
+        counts,
+        "what was too old was not even looked at"
+    );
 }
 
 fn challenge_nonce(verdict: Verdict, client: &Client) -> [u8; 8] {
