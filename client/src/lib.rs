@@ -25,6 +25,8 @@ pub mod ipc;
 pub mod session;
 pub mod transfer;
 
+// What people see.
+pub mod cli;
 pub mod demo;
 
 pub use problem::{Exit, Problem};

@@ -1,1 +1,7 @@
-fn main() {}
+//! `landline`: Landline's command line; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    client::cli::main()
+}
