@@ -268,27 +268,25 @@ async fn meet(seed: u64, delay: Duration) -> Result<Met> {
         .await
         .context("connect()")??;
     let (mut send, mut receive) = connection.open().await?;
-    send.write_all(b"?").await?;
-    let mut byte = [0];
-    timeout(PATIENCE, receive.read_exact(&mut byte))
-        .await
-        .context("the first answer")??;
-    let first_byte = started.elapsed();
-
-    let talking = tokio::spawn(talk(send, receive));
-    let answered = timeout(PATIENCE, answering)
-        .await
-        .context("the callee")???;
-    let direct = timeout(PATIENCE, async {
+    let talking = async {
+        send.write_all(b"?").await?;
+        let mut byte = [0];
+        receive.read_exact(&mut byte).await?;
+        let first_byte = started.elapsed();
+        anyhow::Ok((first_byte, tokio::spawn(talk(send, receive))))
+    };
+    let moving = async {
+        let answered = answering.await??;
         while answered.connection.stats().direct_received_bytes == 0
             || connection.path().borrow().kind != PathKind::Direct
         {
             sleep(Duration::from_millis(1)).await;
         }
-        started.elapsed()
-    })
-    .await
-    .context("the direct path")?;
+        anyhow::Ok((started.elapsed(), answered))
+    };
+    let (talked, moved) = tokio::join!(timeout(PATIENCE, talking), timeout(PATIENCE, moving));
+    let (first_byte, talking) = talked.context("the first answer")??;
+    let (direct, answered) = moved.context("the direct path")??;
     talking.abort();
     answered.echo.abort();
     Ok(Met {
