@@ -451,8 +451,14 @@ impl Paths {
         let suspicion = self.suspicion?;
         let path = self.used_path()?;
         let since = suspicion.answered_at.unwrap_or(suspicion.since);
+        let heard = self.watch.heard_at() > Some(suspicion.since);
         let patience = if at.relay || self.reserve(&suspicion).is_some() {
-            Timing::PATIENCE.max(path.timeout())
+            let least = if heard {
+                Timing::PATIENCE_HEARD
+            } else {
+                Timing::PATIENCE
+            };
+            least.max(path.timeout())
         } else {
             Timing::PATIENCE_ALONE
         };

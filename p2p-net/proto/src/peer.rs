@@ -324,10 +324,9 @@ impl Peer {
     fn on_surroundings(&mut self, now: Instant, surroundings: Surroundings) {
         let before = std::mem::replace(&mut self.surroundings, surroundings);
         let after = &self.surroundings;
-        let same = |one: &[Candidate], other: &[Candidate]| {
-            one.len() == other.len() && one.iter().all(|candidate| other.contains(candidate))
-        };
-        if !same(&before.candidates, &after.candidates) || before.prefixes != after.prefixes {
+        let moved = !same(&before.candidates, &after.candidates)
+            || !same(&before.prefixes, &after.prefixes);
+        if moved {
             self.session.reset_pauses();
             self.paths.ask_all();
             self.punch(now);
@@ -527,10 +526,14 @@ impl Peer {
 
     /// Starts a session of our own if there is a use for one and a way to say so.
     fn punch(&mut self, now: Instant) {
-        let possible = self.allowed() && self.wanted && self.relay && !self.theirs.declines;
-        if possible && !self.surroundings.candidates.is_empty() {
+        if self.has_use_for_a_session() {
             self.offer(now);
         }
+    }
+
+    fn has_use_for_a_session(&self) -> bool {
+        let possible = self.allowed() && self.wanted && self.relay && !self.theirs.declines;
+        possible && !self.surroundings.candidates.is_empty()
     }
 
     fn offer(&mut self, now: Instant) {
@@ -686,8 +689,13 @@ impl Peer {
     /// Draws the consequences of a change, and sets all deadlines by what is so now.
     fn settle(&mut self, now: Instant) {
         let lives = self.paths.any_lives();
-        if self.lived && !lives && self.session.phase == Phase::Idle && self.allowed() {
-            self.session.resume(now);
+        if self.session.phase == Phase::Idle && !lives && self.has_use_for_a_session() {
+            if self.lived {
+                self.session.resume(now);
+            } else {
+                // Whatever it was that did not lead to a session: the other side's Offer comes first, or ours.
+                self.session.pause(now);
+            }
         }
         self.lived = lives;
         let at = self.situation();
@@ -788,6 +796,11 @@ fn reflexive(observed: &ObservedAddress) -> Candidate {
         kind: CandidateKind::ServerReflexive,
         address: observed.address,
     }
+}
+
+/// Whether two lists hold the same things, in whatever order.
+fn same<T: PartialEq>(one: &[T], other: &[T]) -> bool {
+    one.len() == other.len() && one.iter().all(|thing| other.contains(thing))
 }
 
 /// No more candidates than anybody may send.

@@ -173,6 +173,9 @@ impl Timing {
     pub(crate) const ACK_DELAY: Duration = Duration::from_millis(25);
     /// A suspect path without an answer is left after this, or after a probe timeout if that is more.
     pub(crate) const PATIENCE: Duration = Duration::from_millis(300);
+    /// The same while packets still come that way: answers may only be late, in a queue that has just filled.
+    /// Should our own direction be dead, the peer notices, leaves, and its packets end.
+    pub(crate) const PATIENCE_HEARD: Duration = Duration::from_secs(1);
     /// Answers that clear a suspect path.
     pub(crate) const ANSWERS: u32 = 2;
     /// Where there is no relay, a suspect path is kept for so long; then it is called dead, and traffic stops.

@@ -25,8 +25,10 @@ pub(crate) struct Watch {
     last: Activity,
     busy_at: Option<Instant>,
     heard_at: Option<Instant>,
-    /// The first packet that still waits for a sign of life.
+    /// When the first packet went out that still waits for a sign of life, and QUIC's probe timeout then: it
+    /// backs off while nothing comes.
     due_since: Option<Instant>,
+    due_timeout: Option<Duration>,
     /// Activity probes since then.
     asked: usize,
     flow: Flow,
@@ -75,7 +77,10 @@ impl Watch {
         if sent > 0 {
             let at = activity.direct_sent_at.unwrap_or(now).min(now);
             if self.heard_at.is_none_or(|heard| at > heard) {
-                self.due_since.get_or_insert(at);
+                if self.due_since.is_none() {
+                    self.due_since = Some(at);
+                    self.due_timeout = activity.probe_timeout;
+                }
             }
         }
     }
@@ -122,7 +127,7 @@ impl Watch {
     }
 }
 
-/// However large QUIC's probe timeout has become: it backs off while nothing comes.
+/// However slow the path seems to be.
 const MAX_SILENCE: Duration = Duration::from_secs(3);
 
 /// The packets that arrive: how many, and how long they paused, in this half of the window and the one before.
@@ -273,6 +278,18 @@ mod tests {
             traffic.silence().last(),
             Some(&(MAX_SILENCE, Silence::Suspect))
         );
+    }
+
+    #[test]
+    fn a_probe_timeout_that_backs_off_does_not_put_the_suspicion_off() {
+        let mut traffic = Traffic::new();
+        traffic.step(20 * MILLI, 0, 1);
+        for _ in 0..10 {
+            traffic.activity.probe_timeout = traffic.activity.probe_timeout.map(|old| old * 2);
+            traffic.step(20 * MILLI, 0, 1);
+        }
+        let last = traffic.silence().last().copied();
+        assert_eq!(last, Some((100 * MILLI, Silence::Suspect)));
     }
 
     #[test]

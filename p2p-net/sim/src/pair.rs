@@ -336,9 +336,7 @@ impl Pair {
             }
             let next = self.next_at().filter(|next| *next <= start + limit);
             self.clock.advance_to(next.unwrap_or(start + limit));
-            if next.is_none() {
-                return None;
-            }
+            next?;
             self.step();
         }
         panic!("no progress in virtual time");

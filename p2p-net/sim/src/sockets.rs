@@ -78,9 +78,12 @@ impl Family {
     }
 }
 
+/// The sockets on one port of one host, of different families.
+type Bound = Vec<(Family, Weak<SimSocket>)>;
+
 struct State {
     world: World<Datagram>,
-    sockets: BTreeMap<(HostId, u16), Vec<(Family, Weak<SimSocket>)>>,
+    sockets: BTreeMap<(HostId, u16), Bound>,
 }
 
 struct Shared {
@@ -289,7 +292,7 @@ impl SimHost {
         self.addresses()
             .first()
             .copied()
-            .unwrap_or(Ipv4Addr::UNSPECIFIED.into())
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
     /// Addresses of its interfaces.

@@ -37,7 +37,7 @@ fn median(mut values: Vec<Duration>) -> Duration {
 #[test]
 fn silent_death_moves_the_traffic_in_time_and_healing_brings_it_back() {
     let (mut gaps, mut returns) = (Vec::new(), Vec::new());
-    for_seeds(60, |seed| {
+    for_seeds(40, |seed| {
         let delay = [5, 20, 50, 100][(seed % 4) as usize] * MILLI;
         let direct = LinkConfig::delay(delay).with_jitter(delay / 10);
         let mut pair = talking(PairConfig {
@@ -69,6 +69,10 @@ fn silent_death_moves_the_traffic_in_time_and_healing_brings_it_back() {
     });
     assert!(*gaps.iter().max().expect("some") <= 800 * MILLI, "{gaps:?}");
     let gap = median(gaps);
+    println!(
+        "gap of the flow {gap:?} p50, back after {:?} p50",
+        median(returns.clone())
+    );
     assert!(
         gap <= 200 * MILLI,
         "gap of the flow {gap:?} p50, relay leg included"
@@ -131,7 +135,7 @@ fn an_idle_path_that_dies_is_left_after_its_next_keepalive() {
 
 #[test]
 fn loss_is_no_cause_to_leave() {
-    for_seeds(40, |seed| {
+    for_seeds(16, |seed| {
         let loss = if seed % 2 == 0 {
             Loss::Random(0.05)
         } else {
