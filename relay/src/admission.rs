@@ -1,5 +1,5 @@
-//! Who may speak: rates per source network in tables of fixed size, the number of connections at one time,
-//! and the decision about a login. Pure: time and addresses are arguments.
+//! Who may speak: rates per source network in tables of fixed size, the number of connections at
+//! one time, and the decision about a login. Pure: time and addresses are arguments.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -101,8 +101,8 @@ const WAYS: usize = 4;
 /// Sets of [`WAYS`]: 4,096 sources, about 200 KiB, whatever happens outside.
 const SETS: usize = 1_024;
 
-/// A bucket for each of the sources seen last. A table of fixed size: a flood of forged sources can make it
-/// forget a source, which then starts with a full bucket, but it cannot make it grow.
+/// A bucket for each of the sources seen last. A table of fixed size: a flood of forged sources can
+/// make it forget a source, which then starts with a full bucket, but it cannot make it grow.
 #[derive(Debug)]
 pub(crate) struct SourceTable {
     rate: Rate,
@@ -157,8 +157,8 @@ const RETRY_FROM: usize = 64;
 const MAX_HANDSHAKES: usize = 1_024;
 /// Connections beyond the logged-in peers: handshakes, replaced logins, refusals being read.
 const SPARE_CONNECTIONS: usize = 1_024;
-/// Refusals a second that are worth a handshake, so that the other side learns why; beyond, it learns only
-/// that the connection is refused.
+/// Refusals a second that are worth a handshake, so that the other side learns why; beyond, it
+/// learns only that the connection is refused.
 const COURTESY: Rate = Rate {
     per_second: 20.0,
     burst: 40.0,
@@ -204,8 +204,8 @@ impl Gate {
         }
     }
 
-    /// Decides about a connection from `ip`; after [`Entry::Accept`] and [`Entry::Courtesy`] it is counted
-    /// until [`Gate::closed`], as a handshake until [`Gate::shaken`].
+    /// Decides about a connection from `ip`; after [`Entry::Accept`] and [`Entry::Courtesy`] it is
+    /// counted until [`Gate::closed`], as a handshake until [`Gate::shaken`].
     pub(crate) fn connection(&mut self, now: Instant, ip: IpAddr, proven: bool) -> Entry {
         let source = Source::from(ip);
         if self.handshakes >= MAX_HANDSHAKES || self.total >= self.limits.peers + SPARE_CONNECTIONS

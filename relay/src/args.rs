@@ -12,8 +12,8 @@ use relay::{Config, Limits};
 const PORT: u16 = 443;
 const STUN_PORT: u16 = 3478;
 
-/// Landline's relay: introduces peers to each other and carries their sealed packets where no direct path
-/// exists. It prints the one address that its users paste.
+/// Landline's relay: introduces peers to each other and carries their sealed packets where no
+/// direct path exists. It prints the one address that its users paste.
 #[derive(Debug, Parser)]
 #[command(
     name = "landline-relay",
@@ -28,22 +28,23 @@ pub(crate) struct Args {
     #[command(flatten)]
     folder: Folder,
 
-    /// Address and UDP port to listen on; may be repeated. [default: [::]:443, or [::]:3478 where port 443
-    /// may not be bound]
+    /// Address and UDP port to listen on; may be repeated. [default: [::]:443, or [::]:3478 where
+    /// port 443 may not be bound]
     #[arg(long, value_name = "IP:PORT", value_parser = listen_address)]
     listen: Vec<SocketAddr>,
 
-    /// The second UDP port, on the same addresses; it serves everything, too. [default: 3478 beside 443,
-    /// else the next number]
+    /// The second UDP port, on the same addresses; it serves everything, too. [default: 3478 beside
+    /// 443, else the next number]
     #[arg(long, value_name = "PORT")]
     stun_port: Option<u16>,
 
-    /// Host name or address (and port) under which others reach this relay, where it cannot know: behind a
-    /// cloud's address translation, or with a name.
+    /// Host name or address (and port) under which others reach this relay, where it cannot know:
+    /// behind a cloud's address translation, or with a name.
     #[arg(long, value_name = "HOST[:PORT]")]
     public_address: Option<String>,
 
-    /// The admission token, 16 to 64 characters of a-z and 2-7, instead of the one in the data folder.
+    /// The admission token, 16 to 64 characters of a-z and 2-7, instead of the one in the data
+    /// folder.
     #[arg(long, env = "LANDLINE_TOKEN", hide_env_values = true, value_parser = token)]
     token: Option<Token>,
 

@@ -12,7 +12,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// UDP addresses; port 0 takes any free one. All serve everything (QUIC, STUN, relayed data).
     pub listen: Vec<SocketAddr>,
-    /// The second UDP port, for each address of `listen`; `Some(0)` takes any free one, `None` opens none.
+    /// The second UDP port, for each address of `listen`; `Some(0)` takes any free one, `None`
+    /// opens none.
     pub stun_port: Option<u16>,
     /// The host (and port) to print in the address to paste, if the one found out is not right.
     pub public_address: Option<String>,
@@ -24,13 +25,14 @@ pub struct Config {
     pub allow: Vec<PeerId>,
     /// What peers and addresses may use.
     pub limits: Limits,
-    /// Where sockets come from; `None` is the operating system. Simulations put their own here: one per
-    /// port, already bound.
+    /// Where sockets come from; `None` is the operating system. Simulations put their own here: one
+    /// per port, already bound.
     pub sockets: Option<Vec<Arc<dyn quinn::AsyncUdpSocket>>>,
 }
 
 impl Config {
-    /// A relay for this machine alone: two free ports on 127.0.0.1, a token of its own, default limits.
+    /// A relay for this machine alone: two free ports on 127.0.0.1, a token of its own, default
+    /// limits.
     pub fn loopback(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),

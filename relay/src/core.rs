@@ -1,5 +1,5 @@
-//! Admission, registry, rendezvous and forwarding put together: what a control message does, and what has to
-//! be sent because of it. Pure: time is an argument, what is to be sent is fetched with
+//! Admission, registry, rendezvous and forwarding put together: what a control message does, and
+//! what has to be sent because of it. Pure: time is an argument, what is to be sent is fetched with
 //! [`Core::take_outputs`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -263,10 +263,60 @@ impl Core {
         id: LoginId,
         open: ChannelOpen,
     ) -> Result<(), (u16, String)> {
-        let (caller, link) = self
-            .spend_signal(now, id)
-            .map_err(|no| (no.code, no.message))?;
-        if open.to == caller {
+        let spent = self.spend_signal(now, id);
+        let caller = spent.map_err(|no| (no.code, no.message))?;
+        let to = self.callee(id, caller, open.to)?;
+        let channel = self.rendezvous.next_id();
+        let gone = || (reason::GONE, "a connection ended meanwhile".to_owned());
+        let sides = [id, to].map(|side| {
+            let login = self.registry.get(side)?;
+            party(login.link.as_ref(), login.owner, channel)
+        });
+        let [Some(one), Some(other)] = sides else {
+            return Err(gone());
+        };
+        let observed = match self.registry.get(id) {
+            Some(login) if open.attest => login.attested(now),
+            _ => Vec::new(),
+        };
+        let ends = self.forward().open([one, other]);
+        let ends = ends.ok_or_else(|| (reason::FULL, "this relay has no channel left".into()))?;
+        let [caller_side, callee_side] =
+            [(id, ends[0]), (to, ends[1])].map(|(login, end)| Side { login, end });
+        self.rendezvous
+            .offer(now, channel, open.request, [caller_side, callee_side]);
+        for side in [id, to] {
+            if let Some(login) = self.registry.get_mut(side) {
+                login.channels.insert(channel);
+            }
+        }
+        let (request, end) = (open.request, caller_side.end);
+        self.send(
+            id,
+            ChannelOpened {
+                request,
+                channel,
+                end,
+            },
+        );
+        let (end, from, sealed, flight) = (callee_side.end, caller, open.sealed, open.flight);
+        self.send(
+            to,
+            ChannelOffered {
+                channel,
+                end,
+                from,
+                sealed,
+                observed,
+                flight,
+            },
+        );
+        Ok(())
+    }
+
+    /// The login that `caller`, logged in as `id`, can call now under the name `to`.
+    fn callee(&self, id: LoginId, caller: PeerId, to: PeerId) -> Result<LoginId, (u16, String)> {
+        if to == caller {
             return Err((
                 reason::PROTOCOL,
                 "a channel joins two different peers".into(),
@@ -275,11 +325,11 @@ impl Core {
         let absent = || {
             (
                 reason::NOT_HERE,
-                format!("{} is not on this relay now", open.to.short()),
+                format!("{} is not on this relay now", to.short()),
             )
         };
-        let to = self.registry.find(&open.to).ok_or_else(absent)?;
-        let callee = self.registry.get(to).ok_or_else(absent)?;
+        let found = self.registry.find(&to).ok_or_else(absent)?;
+        let callee = self.registry.get(found).ok_or_else(absent)?;
         let most = self.limits.channels_per_peer as usize;
         if self
             .registry
@@ -292,56 +342,10 @@ impl Core {
             ));
         }
         if callee.channels.len() >= most || callee.link.is_congested() {
-            return Err((
-                reason::LIMITED,
-                "the other side has no room for another channel".into(),
-            ));
+            let message = "the other side has no room for another channel";
+            return Err((reason::LIMITED, message.into()));
         }
-        let channel = self.rendezvous.next_id();
-        let gone = || (reason::GONE, "a connection ended meanwhile".to_owned());
-        let callee_party = party(callee.link.as_ref(), callee.owner, channel).ok_or_else(gone)?;
-        let login = self.registry.get(id).ok_or_else(gone)?;
-        let caller_party = party(link.as_ref(), login.owner, channel).ok_or_else(gone)?;
-        let observed = if open.attest {
-            login.attested(now)
-        } else {
-            Vec::new()
-        };
-        let ends = self.forward().open([caller_party, callee_party]);
-        let [end, callee_end] =
-            ends.ok_or_else(|| (reason::FULL, "this relay has no channel left".to_owned()))?;
-        let sides = [
-            Side { login: id, end },
-            Side {
-                login: to,
-                end: callee_end,
-            },
-        ];
-        self.rendezvous.offer(now, channel, open.request, sides);
-        for side in [id, to] {
-            if let Some(login) = self.registry.get_mut(side) {
-                login.channels.insert(channel);
-            }
-        }
-        self.send(
-            id,
-            ChannelOpened {
-                request: open.request,
-                channel,
-                end,
-            },
-        );
-        let (sealed, flight) = (open.sealed, open.flight);
-        let offered = ChannelOffered {
-            channel,
-            end: callee_end,
-            from: caller,
-            sealed,
-            observed,
-            flight,
-        };
-        self.send(to, offered);
-        Ok(())
+        Ok(found)
     }
 
     fn accept(&mut self, now: Instant, id: LoginId, accept: ChannelAccept) {
@@ -376,7 +380,7 @@ impl Core {
     fn signal(&mut self, now: Instant, id: LoginId, signal: Signal) {
         let refusal = match self.spend_signal(now, id) {
             Err(refusal) => refusal,
-            Ok((from, _)) => match self.registry.find(&signal.to) {
+            Ok(from) => match self.registry.find(&signal.to) {
                 None => {
                     let message = format!("{} is not on this relay now", signal.to.short());
                     refused(reason::NOT_HERE, message, 0)
@@ -413,17 +417,13 @@ impl Core {
     }
 
     /// Who `id` is, if it may send another signal now.
-    fn spend_signal(
-        &mut self,
-        now: Instant,
-        id: LoginId,
-    ) -> Result<(PeerId, Arc<dyn Link>), Refused> {
+    fn spend_signal(&mut self, now: Instant, id: LoginId) -> Result<PeerId, Refused> {
         let rate = self.signal_rate;
         let Some(login) = self.registry.get_mut(id) else {
             return Err(refused(reason::GONE, "this login is no more".into(), 0));
         };
         if login.signals.take(now, rate, 1.0) {
-            return Ok((login.peer, login.link.clone()));
+            return Ok(login.peer);
         }
         let wait = login
             .signals

@@ -522,8 +522,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever peers do: the tables agree with each other, limits hold, and when all have left nothing
-    /// remains.
+    /// Whatever peers do: the tables agree with each other, limits hold, and when all have left
+    /// nothing remains.
     #[test]
     fn tables_agree_and_empty(steps in prop::collection::vec(step(), 1..150)) {
         let limits = Limits { channels_per_peer: 3, peers: 4, ..Limits::default() };

@@ -1,8 +1,9 @@
-//! Relayed datagrams: which channel end a packet comes from, whether it is authentic, fresh and within its
-//! sender's limit, and where it goes. Pure: no socket, no clock; packets are rewritten in place.
+//! Relayed datagrams: which channel end a packet comes from, whether it is authentic, fresh and
+//! within its sender's limit, and where it goes. Pure: no socket, no clock; packets are rewritten
+//! in place.
 //!
-//! Nothing is ever sent to an address that has not logged in or answered a challenge, and no queue is kept
-//! but for the first packets of a half-open channel.
+//! Nothing is ever sent to an address that has not logged in or answered a challenge, and no queue
+//! is kept but for the first packets of a half-open channel.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -145,7 +146,8 @@ pub(crate) struct Forward {
 }
 
 impl Forward {
-    /// `bytes_per_second` limits each client, 0 is unlimited; `secret` makes challenges unforgeable.
+    /// `bytes_per_second` limits each client, 0 is unlimited; `secret` makes challenges
+    /// unforgeable.
     pub(crate) fn new(bytes_per_second: u64, secret: [u8; 16]) -> Self {
         let rate = (bytes_per_second > 0).then(|| {
             let per_second = bytes_per_second as f64;
@@ -240,8 +242,8 @@ impl Forward {
         Some([ChannelEnd(one), ChannelEnd(other)])
     }
 
-    /// A free slot. Fresh ones first, up to 1,024, then the one that has been free for longest, so that a
-    /// number comes back late.
+    /// A free slot. Fresh ones first, up to 1,024, then the one that has been free for longest, so
+    /// that a number comes back late.
     fn slot(&mut self) -> Option<u32> {
         if (self.free.len() >= 1_024 || self.slots.len() == MAX_SLOTS)
             && let Some(at) = self.free.pop_front()
@@ -254,7 +256,8 @@ impl Forward {
         })
     }
 
-    /// Opens the channel of `end` for data; what waited on both sides is returned, ready to be sent.
+    /// Opens the channel of `end` for data; what waited on both sides is returned, ready to be
+    /// sent.
     pub(crate) fn accept(&mut self, now: Instant, end: ChannelEnd) -> Vec<Outgoing> {
         let Some(other) = self.end(end).map(|end| end.other) else {
             return Vec::new();
@@ -304,8 +307,8 @@ impl Forward {
         }
     }
 
-    /// Judges a packet of relayed data that came by `from` with the ECN code point `ecn` on its outside, and
-    /// rewrites it if it may go on.
+    /// Judges a packet of relayed data that came by `from` with the ECN code point `ecn` on its
+    /// outside, and rewrites it if it may go on.
     pub(crate) fn packet(
         &mut self,
         now: Instant,
@@ -387,7 +390,8 @@ impl Forward {
             return Verdict::Drop(DropReason::Exhausted);
         }
         end.counter += 1;
-        // RFC 6040 §4.2: congestion met by the outer header is told to the inner one, if that can bear it.
+        // RFC 6040 §4.2: congestion met by the outer header is told to the inner one, if that can
+        // bear it.
         let ecn = if outer_ecn == CE && header.ecn != 0 {
             CE
         } else {
@@ -451,8 +455,8 @@ impl Forward {
         Ok(())
     }
 
-    /// The nonce for an end and an address in the period `back` before this one: nothing is remembered of
-    /// who was challenged.
+    /// The nonce for an end and an address in the period `back` before this one: nothing is
+    /// remembered of who was challenged.
     fn nonce(&mut self, now: Instant, back: u64, at: u32, to: Route) -> [u8; 8] {
         let epoch = *self.epoch.get_or_insert(now);
         let passed = now.saturating_duration_since(epoch).as_secs() + CHALLENGE_PERIOD.as_secs();

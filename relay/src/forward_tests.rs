@@ -263,7 +263,8 @@ fn a_new_address_is_taken_after_an_answered_challenge_only() {
         .forward
         .packet(world.now, world.one.route, 0, &mut packet);
     assert_eq!(verdict, Verdict::Send(route(2), 2));
-    // An answer from another address than the challenged one, a forged one, and one under the wrong key.
+    // An answer from another address than the challenged one, a forged one, and one under the wrong
+    // key.
     let answer = nudge::answer(world.one.end, nonce, &world.one.up);
     assert_eq!(
         world.forward.answer(world.now, route(78), &answer),
@@ -303,7 +304,8 @@ fn a_new_address_is_taken_after_an_answered_challenge_only() {
 fn challenges_are_few_small_and_short_lived() {
     let mut world = open(0);
     let moved = route(77);
-    // A packet shorter than a challenge does not get one: the answer would be longer than the question.
+    // A packet shorter than a challenge does not get one: the answer would be longer than the
+    // question.
     let mut short = world.one.packet(b"abc");
     let verdict = world.forward.packet(world.now, moved, 0, &mut short);
     assert_eq!(verdict, Verdict::Drop(DropReason::Moved));
@@ -477,9 +479,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever happens: nothing is delivered twice, altered, before the channel is open, from an address
-    /// that is not the sender's, or to one that is not the receiver's; what is delivered is authentic and
-    /// numbered without gaps.
+    /// Whatever happens: nothing is delivered twice, altered, before the channel is open, from an
+    /// address that is not the sender's, or to one that is not the receiver's; what is delivered is
+    /// authentic and numbered without gaps.
     #[test]
     fn only_fresh_authentic_packets_pass(steps in prop::collection::vec(step(), 1..200)) {
         let mut world = half_open(0);

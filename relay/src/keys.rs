@@ -1,5 +1,5 @@
-//! The data folder (0700, files 0600): the relay's key and certificate, its admission token, the key of its
-//! stateless resets, and the address to paste. What is missing is made.
+//! The data folder (0700, files 0600): the relay's key and certificate, its admission token, the
+//! key of its stateless resets, and the address to paste. What is missing is made.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ pub(crate) struct Keys {
     pub(crate) key: PrivateKeyDer<'static>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) token: Token,
-    /// Makes the tokens of stateless resets (RFC 9000 §10.3), so that after a restart old connections learn
-    /// at once that they are dead.
+    /// Makes the tokens of stateless resets (RFC 9000 §10.3), so that after a restart old
+    /// connections learn at once that they are dead.
     pub(crate) reset: [u8; 32],
 }
 

@@ -1,5 +1,5 @@
-//! Landline's relay server as a library: introduces peers, tells them their addresses, and carries their
-//! sealed packets. It knows no media and cannot read what it forwards.
+//! Landline's relay server as a library: introduces peers, tells them their addresses, and carries
+//! their sealed packets. It knows no media and cannot read what it forwards.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), relay::StartError> {

@@ -1,8 +1,9 @@
-//! Sockets in and out, in batches: one pump a UDP port receives everything, answers STUN, has relayed data
-//! judged by [`Forward`] and sends it on from the very buffer it came in, and hands QUIC packets to the
-//! port's quinn endpoint by a bounded queue. Nothing is decided here.
+//! Sockets in and out, in batches: one pump a UDP port receives everything, answers STUN, has
+//! relayed data judged by [`Forward`] and sends it on from the very buffer it came in, and hands
+//! QUIC packets to the port's quinn endpoint by a bounded queue. Nothing is decided here.
 //!
-//! What finds a queue or a socket full is dropped and counted: the peers' own congestion control notices.
+//! What finds a queue or a socket full is dropped and counted: the peers' own congestion control
+//! notices.
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
@@ -38,7 +39,8 @@ pub(crate) struct Datagram {
     bytes: bytes::Bytes,
 }
 
-/// What quinn takes for its socket: it receives what the pump lets through, and sends by the real one.
+/// What quinn takes for its socket: it receives what the pump lets through, and sends by the real
+/// one.
 pub(crate) struct QuicSocket {
     real: Arc<dyn AsyncUdpSocket>,
     queue: Mutex<mpsc::Receiver<Datagram>>,
@@ -434,7 +436,8 @@ struct Span {
     meta: RecvMeta,
 }
 
-/// Sends one packet, or several of `segment` bytes for one destination; false if the socket would not.
+/// Sends one packet, or several of `segment` bytes for one destination; false if the socket would
+/// not.
 pub(crate) fn transmit(
     socket: &dyn AsyncUdpSocket,
     (destination, source): (SocketAddr, Option<IpAddr>),

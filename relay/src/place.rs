@@ -1,5 +1,5 @@
-//! The address to paste: what the operator says, or what this machine can find out about itself without
-//! sending anything.
+//! The address to paste: what the operator says, or what this machine can find out about itself
+//! without sending anything.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -7,7 +7,8 @@ use p2p_net_proto::{Fingerprint, RelayAddress, Token};
 
 use crate::StartError;
 
-/// The relay's address for others, from the operator's word, or from the local address of its first port.
+/// The relay's address for others, from the operator's word, or from the local address of its first
+/// port.
 pub(crate) fn address(
     public: Option<&str>,
     local: SocketAddr,
@@ -42,7 +43,8 @@ fn host_and_port(text: &str, port: u16) -> Result<(String, u16), StartError> {
     Ok((parsed.host, if names_port { parsed.port } else { port }))
 }
 
-/// The address of this machine under which a socket bound to `local` is reached, as far as can be known.
+/// The address of this machine under which a socket bound to `local` is reached, as far as can be
+/// known.
 fn reachable_ip(local: IpAddr) -> IpAddr {
     let local = local.to_canonical();
     if !local.is_unspecified() {
@@ -63,8 +65,8 @@ fn reachable_ip(local: IpAddr) -> IpAddr {
     .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// The source address that the system would take for a packet to `target`; connecting a UDP socket sends
-/// nothing.
+/// The source address that the system would take for a packet to `target`; connecting a UDP socket
+/// sends nothing.
 fn routed_ip(any: IpAddr, target: IpAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect((target, 9)).ok()?;

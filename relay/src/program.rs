@@ -58,8 +58,8 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints where the relay is. The token goes to a person's terminal or to a file that somebody asked for,
-/// never into a journal (`wire.md` §1).
+/// Prints where the relay is. The token goes to a person's terminal or to a file that somebody
+/// asked for, never into a journal (`wire.md` §1).
 fn announce(relay: &Relay) -> anyhow::Result<()> {
     let address = relay.address();
     let local: Vec<_> = relay

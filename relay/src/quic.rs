@@ -1,5 +1,5 @@
-//! The QUIC endpoints of the control connections: certificate, small windows, and resets that outlive a
-//! restart.
+//! The QUIC endpoints of the control connections: certificate, small windows, and resets that
+//! outlive a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,8 +44,8 @@ impl Setup {
 
     /// The endpoint of one port.
     pub(crate) fn endpoint(&self, port: u16, socket: Arc<QuicSocket>) -> std::io::Result<Endpoint> {
-        // A key for each port: otherwise a port that does not know a connection of the other one would
-        // give away the token that ends it (RFC 9000 §21.11).
+        // A key for each port: otherwise a port that does not know a connection of the other one
+        // would give away the token that ends it (RFC 9000 §21.11).
         let derived = ring::hmac::sign(&self.reset, &port.to_be_bytes());
         let reset = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, derived.as_ref());
         let mut config = EndpointConfig::new(Arc::new(reset));
@@ -78,8 +78,8 @@ fn transport() -> quinn::TransportConfig {
     transport
 }
 
-/// Connection ids of 8 bytes: the number of the core that serves the connection, then random ones. Any id is
-/// held for possible, so that connections of an earlier run are reset instead of ignored.
+/// Connection ids of 8 bytes: the number of the core that serves the connection, then random ones.
+/// Any id is held for possible, so that connections of an earlier run are reset instead of ignored.
 struct ConnectionIds;
 
 /// There is one core so far.

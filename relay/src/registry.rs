@@ -1,5 +1,5 @@
-//! Who is logged in, and who wants to know: logins by number and by peer, and presence as a snapshot and
-//! coalesced changes. Pure: time is an argument.
+//! Who is logged in, and who wants to know: logins by number and by peer, and presence as a
+//! snapshot and coalesced changes. Pure: time is an argument.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -414,8 +414,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order of comings, goings, subscriptions and flushes: after a last flush every
-        /// reader's view is the truth.
+        /// Whatever the order of comings, goings, subscriptions and flushes: after a last flush
+        /// every reader's view is the truth.
         #[test]
         fn snapshot_and_deltas_add_up(steps in prop::collection::vec((0u8..4, 0u8..8), 1..120)) {
             let now = Instant::now();

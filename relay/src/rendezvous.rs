@@ -1,4 +1,5 @@
-//! Which channels exist, who called whom, and whether the callee has agreed. Pure: time is an argument.
+//! Which channels exist, who called whom, and whether the callee has agreed. Pure: time is an
+//! argument.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -37,7 +38,8 @@ impl Channel {
         }
     }
 
-    /// The number by which `login` knows the channel beside its id: its request, until that succeeded.
+    /// The number by which `login` knows the channel beside its id: its request, until that
+    /// succeeded.
     pub(crate) fn request_of(&self, login: LoginId) -> u32 {
         if self.caller.login == login && self.opened.is_none() {
             self.request

@@ -1,5 +1,5 @@
-//! Tasks, timers and shutdown of a relay: one pump and one quinn endpoint a UDP port, one task a control
-//! connection, one ticker; all of them share one pure core and die with the [`Relay`].
+//! Tasks, timers and shutdown of a relay: one pump and one quinn endpoint a UDP port, one task a
+//! control connection, one ticker; all of them share one pure core and die with the [`Relay`].
 
 use std::collections::HashMap;
 use std::io;
@@ -192,7 +192,8 @@ impl Relay {
             );
         }
         for endpoint in &self.endpoints {
-            // Connections that are already told linger for three round trips; nobody needs to wait for them.
+            // Connections that are already told linger for three round trips; nobody needs to wait
+            // for them.
             drop(tokio::time::timeout(Duration::from_millis(300), endpoint.wait_idle()).await);
         }
         self.tasks.shutdown().await;
@@ -267,8 +268,8 @@ impl Shared {
         lock(&self.sessions)
     }
 
-    /// Lets the core do something, and hands out what it wants sent before anybody else can make it want
-    /// more: what one client is told stays in order.
+    /// Lets the core do something, and hands out what it wants sent before anybody else can make it
+    /// want more: what one client is told stays in order.
     fn with_core<T>(&self, act: impl FnOnce(&mut Core) -> T) -> T {
         let mut core = self.core();
         let result = act(&mut core);

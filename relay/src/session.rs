@@ -1,5 +1,5 @@
-//! One QUIC control connection: handshake, hello, then a reader and a writer with a bounded queue between
-//! what the relay has to say and what the client takes.
+//! One QUIC control connection: handshake, hello, then a reader and a writer with a bounded queue
+//! between what the relay has to say and what the client takes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -115,8 +115,8 @@ impl Link for Handle {
     }
 }
 
-/// Serves one connection to its end. With `courtesy` the peer is told that there were too many connections,
-/// and when to come again.
+/// Serves one connection to its end. With `courtesy` the peer is told that there were too many
+/// connections, and when to come again.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     socket: usize,

@@ -1,5 +1,6 @@
-//! Frames on control streams, relay's and peers' alike (`wire.md` §3): u32 BE length of what follows
-//! (at most 65,536), u16 BE kind, then the body: bincode `standard()` with a limit, nothing left over.
+//! Frames on control streams, relay's and peers' alike (`wire.md` §3): u32 BE length of what
+//! follows (at most 65,536), u16 BE kind, then the body: bincode `standard()` with a limit, nothing
+//! left over.
 //!
 //! Total on any input: a hostile length costs nothing, unknown kinds are the caller's to skip.
 
@@ -8,8 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 /// The largest value of the length field: kind and body together.
 pub const MAX_FRAME_LEN: usize = 65_536;
 
-/// A message that has a kind number of its own. Kinds are never reused and a body never changes under
-/// its kind; what grows gets a new one.
+/// A message that has a kind number of its own. Kinds are never reused and a body never changes
+/// under its kind; what grows gets a new one.
 pub trait Message: Serialize + DeserializeOwned {
     /// The number on the wire.
     const KIND: u16;
@@ -52,9 +53,9 @@ const LENGTH_LEN: usize = 4;
 /// Bytes of the kind field.
 const KIND_LEN: usize = 2;
 
-/// What decoding may claim. bincode counts the *decoded* width of an integer, up to 16 bytes for one on the
-/// wire, so that a body of legal length claims at most 16 times that. It caps what a hostile length can make
-/// it allocate, for a moment, to 1 MiB.
+/// What decoding may claim. bincode counts the *decoded* width of an integer, up to 16 bytes for
+/// one on the wire, so that a body of legal length claims at most 16 times that. It caps what a
+/// hostile length can make it allocate, for a moment, to 1 MiB.
 const DECODE_LIMIT: usize = 16 * MAX_FRAME_LEN;
 
 /// One configuration for every body.
@@ -86,7 +87,8 @@ impl Frame {
     }
 }
 
-/// Bodies without frame, for what is sealed or stored: bincode `standard()`, limited, fully consumed.
+/// Bodies without frame, for what is sealed or stored: bincode `standard()`, limited, fully
+/// consumed.
 ///
 /// # Errors
 /// [`CodecError::TooLarge`].
@@ -96,8 +98,9 @@ pub fn to_body<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 
 /// The reverse of [`to_body`].
 ///
-/// `T` must hold no collection of zero-sized elements (`Vec<()>`, `Vec` of an empty struct): such an element
-/// costs no input, so that a hostile count would be worked off however large it is, past any limit.
+/// `T` must hold no collection of zero-sized elements (`Vec<()>`, `Vec` of an empty struct): such
+/// an element costs no input, so that a hostile count would be worked off however large it is, past
+/// any limit.
 ///
 /// # Errors
 /// [`CodecError::Body`].
@@ -124,9 +127,10 @@ fn decode_body<T: DeserializeOwned>(body: &[u8], kind: u16) -> Result<T, CodecEr
 
 /// Cuts a byte stream into frames.
 ///
-/// Holds what was pushed and not yet taken: with [`FrameDecoder::next_frame`] called until it returns `None`
-/// after each push, that is less than one frame ([`MAX_FRAME_LEN`] + 4 bytes) before a push and that much
-/// plus the push after it. Push at most what one read delivers (64 KiB is plenty).
+/// Holds what was pushed and not yet taken: with [`FrameDecoder::next_frame`] called until it
+/// returns `None` after each push, that is less than one frame ([`MAX_FRAME_LEN`] + 4 bytes) before
+/// a push and that much plus the push after it. Push at most what one read delivers (64 KiB is
+/// plenty).
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     buffer: bytes::BytesMut,
@@ -141,11 +145,12 @@ impl FrameDecoder {
         }
     }
 
-    /// The next whole frame, or `None` until more bytes are there. A bad length is refused as soon as its
-    /// four bytes are there.
+    /// The next whole frame, or `None` until more bytes are there. A bad length is refused as soon
+    /// as its four bytes are there.
     ///
     /// # Errors
-    /// [`CodecError::Length`]: the stream is unusable from here on, and each further call says so again.
+    /// [`CodecError::Length`]: the stream is unusable from here on, and each further call says so
+    /// again.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, CodecError> {
         if let Some(length) = self.broken {
             return Err(CodecError::Length(length));
@@ -170,7 +175,8 @@ impl FrameDecoder {
         }))
     }
 
-    /// Bytes held of a frame that is not whole yet: not zero at the end of a stream means that it was cut.
+    /// Bytes held of a frame that is not whole yet: not zero at the end of a stream means that it
+    /// was cut.
     pub fn pending(&self) -> usize {
         self.buffer.len()
     }

@@ -1,5 +1,6 @@
-//! Splitting and joining packets that are larger than the relay leg's MTU (`wire.md` §5): the sending
-//! end splits, the receiving end joins, the relay forwards fragments as packets and never joins.
+//! Splitting and joining packets that are larger than the relay leg's MTU (`wire.md` §5): the
+//! sending end splits, the receiving end joins, the relay forwards fragments as packets and never
+//! joins.
 //!
 //! Two bytes before each fragment's data: packet number 12 bits, index 3 bits, last mark 1 bit.
 
@@ -32,9 +33,9 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Cuts `packet` into pieces of at most `max` bytes each, the two fragment bytes included; at most 8, of
-    /// equal length but for the last. Returns `None` where that does not suffice, and for packets that are
-    /// empty or larger than 2,048 bytes.
+    /// Cuts `packet` into pieces of at most `max` bytes each, the two fragment bytes included; at
+    /// most 8, of equal length but for the last. Returns `None` where that does not suffice, and
+    /// for packets that are empty or larger than 2,048 bytes.
     pub fn split(&mut self, packet: &[u8], max: usize) -> Option<Vec<Vec<u8>>> {
         let room = max
             .checked_sub(FRAGMENT_HEADER_LEN)
@@ -76,8 +77,8 @@ struct Partial {
 }
 
 impl Joiner {
-    /// Takes one fragment (its two bytes first); returns the packet when it is whole. A piece that is there
-    /// already is passed over.
+    /// Takes one fragment (its two bytes first); returns the packet when it is whole. A piece that
+    /// is there already is passed over.
     ///
     /// # Errors
     /// [`FragmentError`]; nothing is kept of a malformed fragment.
@@ -285,8 +286,8 @@ mod tests {
                 prop_assert!(pieces.iter().all(|piece| piece.len() <= max));
                 flying.extend(pieces);
             }
-            // A random sequence with repeats and gaps: whatever comes out is one of the packets, and those
-            // of which every piece came, do come out.
+            // A random sequence with repeats and gaps: whatever comes out is one of the packets,
+            // and those of which every piece came, do come out.
             let mut delivered = std::collections::BTreeSet::new();
             let mut joined = Vec::new();
             for Delivery { index, copies } in deliveries {

@@ -6,10 +6,11 @@
 //! | 0x31 answer | client → relay | the same with the same nonce, under the *up* key: 20 bytes |
 //! | 0x32 no channel | relay → client | kind, channel end 3: 4 bytes, unauthenticated |
 //!
-//! A challenge goes to the address from which authentic relayed data came although the end is bound to
-//! another; whoever answers it holds the channel's keys and can receive there, so the end moves to that
-//! address. "No channel" answers relayed data whose end the relay does not know, as it is after a restart:
-//! anybody can forge it, so it is a reason to ask over the control connection, and nothing more.
+//! A challenge goes to the address from which authentic relayed data came although the end is bound
+//! to another; whoever answers it holds the channel's keys and can receive there, so the end moves
+//! to that address. "No channel" answers relayed data whose end the relay does not know, as it is
+//! after a restart: anybody can forge it, so it is a reason to ask over the control connection, and
+//! nothing more.
 
 use crate::ChannelEnd;
 use crate::relayed::{HeaderError, HeaderKey};
@@ -69,8 +70,8 @@ impl Nudge {
     }
 }
 
-/// Checks the tag of a challenge (under the *down* key) or of an answer (under the *up* key), in constant
-/// time.
+/// Checks the tag of a challenge (under the *down* key) or of an answer (under the *up* key), in
+/// constant time.
 ///
 /// # Errors
 /// [`HeaderError::NotRelayed`] for another length, [`HeaderError::Tag`].

@@ -1,10 +1,10 @@
-//! Relayed data: the 16-byte tagged header before a sealed packet (`relay.md` §4.2), the keys that make
-//! its tag, and the window that stops replay.
+//! Relayed data: the 16-byte tagged header before a sealed packet (`relay.md` §4.2), the keys that
+//! make its tag, and the window that stops replay.
 //!
-//! Layout, big-endian: byte 0 `10` · key epoch 1 · class 2 · ECN 2 · fragment 1; 1–3 channel end; 4–7
-//! counter; 8–15 SipHash-2-4 tag over bytes 0–7, the payload's length (u16) and its first 16 bytes.
-//! With *fragment* set, bytes 16–17 (part of the payload as far as the relay is concerned) hold packet
-//! number 12 bits, index 3 bits, last mark 1 bit.
+//! Layout, big-endian: byte 0 `10` · key epoch 1 · class 2 · ECN 2 · fragment 1; 1–3 channel end;
+//! 4–7 counter; 8–15 SipHash-2-4 tag over bytes 0–7, the payload's length (u16) and its first 16
+//! bytes. With *fragment* set, bytes 16–17 (part of the payload as far as the relay is concerned)
+//! hold packet number 12 bits, index 3 bits, last mark 1 bit.
 
 use siphasher::sip::SipHasher24;
 use subtle::ConstantTimeEq;
@@ -126,8 +126,8 @@ impl Header {
         })
     }
 
-    /// Writes header and tag into the first [`HEADER_LEN`] bytes of `packet`, whose payload is in place.
-    /// Bits that do not fit their field (of `ecn`, of `end`) are cut off.
+    /// Writes header and tag into the first [`HEADER_LEN`] bytes of `packet`, whose payload is in
+    /// place. Bits that do not fit their field (of `ecn`, of `end`) are cut off.
     ///
     /// # Panics
     /// If `packet` is shorter than a header.
@@ -158,8 +158,9 @@ impl Header {
         }
     }
 
-    /// The counter with the epoch as its 33rd bit: what a [`ReplayWindow`] takes. One key serves both
-    /// epochs, since the tag covers the epoch bit; after 2^33 packets a channel must be opened anew.
+    /// The counter with the epoch as its 33rd bit: what a [`ReplayWindow`] takes. One key serves
+    /// both epochs, since the tag covers the epoch bit; after 2^33 packets a channel must be opened
+    /// anew.
     pub const fn extended_counter(&self) -> u64 {
         (self.epoch as u64) << 32 | self.counter as u64
     }
@@ -176,8 +177,8 @@ impl Class {
     }
 }
 
-/// What the tag of `packet` covers, in the first bytes of a buffer: header fields, payload length, and up to
-/// 16 bytes of the payload.
+/// What the tag of `packet` covers, in the first bytes of a buffer: header fields, payload length,
+/// and up to 16 bytes of the payload.
 fn covered(packet: &[u8]) -> ([u8; 26], usize) {
     let payload = &packet[HEADER_LEN..];
     let head = &payload[..payload.len().min(16)];
@@ -202,8 +203,8 @@ impl ReplayWindow {
     /// Width in packets.
     pub const WIDTH: u64 = 256;
 
-    /// Whether `counter` is new and not older than the window; if so it is marked as seen. Call it only
-    /// for packets that are authentic.
+    /// Whether `counter` is new and not older than the window; if so it is marked as seen. Call it
+    /// only for packets that are authentic.
     pub fn accept(&mut self, counter: u64) -> bool {
         if !self.is_new(counter) {
             return false;

@@ -13,8 +13,8 @@ pub enum StunError {
     /// Another method or class than the one asked for.
     #[error("not the expected STUN message")]
     Unexpected,
-    /// Carries comprehension-required attributes that we do not know (RFC 8489 §5: answered with 420 by
-    /// full servers, dropped by us, since the answer would be longer than the question).
+    /// Carries comprehension-required attributes that we do not know (RFC 8489 §5: answered with
+    /// 420 by full servers, dropped by us, since the answer would be longer than the question).
     #[error("unknown comprehension-required attribute {0:#06x}")]
     UnknownAttribute(u16),
 }

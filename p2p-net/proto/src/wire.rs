@@ -1,6 +1,6 @@
 //! Every message between a peer and its relay, and the bodies that peers seal to each other
-//! (`wire.md` §3–§6). Each struct is the body of one frame kind; bounds that bincode cannot express are
-//! checked by [`ToRelay::decode`] and [`FromRelay::decode`].
+//! (`wire.md` §3–§6). Each struct is the body of one frame kind; bounds that bincode cannot express
+//! are checked by [`ToRelay::decode`] and [`FromRelay::decode`].
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! Every message between peer and relay: round trips, hostile bytes, cut and extended bodies, bounds.
+//! Every message between peer and relay: round trips, hostile bytes, cut and extended bodies,
+//! bounds.
 
 use std::net::SocketAddr;
 

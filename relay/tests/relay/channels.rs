@@ -138,7 +138,8 @@ async fn forged_and_replayed_packets_are_dropped() {
         vec![0xbf; 1],
     ];
     only_the_good_one(&relay, &one, &mut two, [&mut a, &mut b], &bad).await;
-    // Under the right keys, but from somebody else's address: a challenge goes there, nothing passes.
+    // Under the right keys, but from somebody else's address: a challenge goes there, nothing
+    // passes.
     one.socket.send(one.relay, &others_keys).await;
     let challenge = one.packet().await;
     assert_eq!(nudge::verify(&b.down, &challenge), Ok(()));

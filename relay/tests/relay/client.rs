@@ -1,5 +1,6 @@
-//! A minimal control client made of quinn and the wire's own messages, and helpers around it. It knows
-//! nothing of the peer library, so that the relay is tested against the wire page and not against a twin.
+//! A minimal control client made of quinn and the wire's own messages, and helpers around it. It
+//! knows nothing of the peer library, so that the relay is tested against the wire page and not
+//! against a twin.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;

@@ -416,7 +416,8 @@ async fn ten_thousand_registrations_meet_their_limit() {
         "some learn why: {sum:?}"
     );
     assert!(relay.relay.stats().refused_logins >= u64::from(sum.told + sum.refused));
-    // One identity: whatever was tried, at most one login is left, and none when the client is gone.
+    // One identity: whatever was tried, at most one login is left, and none when the client is
+    // gone.
     assert!(relay.relay.stats().peers <= 1);
     endpoint.close(0u32.into(), b"");
     relay.until(|stats| stats.peers == 0).await;
