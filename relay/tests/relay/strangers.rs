@@ -93,13 +93,11 @@ async fn ipv6_and_dual_stack_tell_plain_addresses() {
 
 #[tokio::test]
 async fn stun_is_limited_for_each_source() {
-    let relay = relay_with(|config| config.limits.stun_per_second = 3).await;
+    let relay = relay_with(|config| config.limits.stun_per_second = 1).await;
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0")
         .await
         .expect("a port");
-    for n in 0..3 {
-        ask(&socket, relay.port(0), &stun::request([n; 12])).await;
-    }
+    ask(&socket, relay.port(0), &stun::request([0; 12])).await;
     for n in 0..50 {
         socket
             .send_to(&stun::request([n; 12]), relay.port(0))
@@ -107,9 +105,9 @@ async fn stun_is_limited_for_each_source() {
             .expect("sent");
     }
     relay
-        .until(|stats| stats.stun_answers + stats.dropped_packets == 53)
+        .until(|stats| stats.stun_answers + stats.dropped_packets == 51)
         .await;
-    assert!(relay.relay.stats().dropped_packets >= 40);
+    assert!(relay.relay.stats().dropped_packets >= 20);
 }
 
 /// Whether the independent STUN client of Debian's `coturn` package agrees, where it is installed.
