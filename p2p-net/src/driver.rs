@@ -19,6 +19,7 @@ use p2p_net_proto::{
     Candidate, CandidateKind, ChannelId, Identity, Input, MAX_CANDIDATES, Peer, PeerId,
     Surroundings, nudge,
 };
+use quinn::ConnectionError;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
@@ -304,11 +305,8 @@ impl Driver {
             .filter_map(|state| state.live.as_ref())
             .map(|live| live.quinn.clone())
             .collect();
-        for live in &lives {
-            live.close(code::CLOSED.into(), why);
-        }
         // The relay forgets our channels with the login: what goes through them has to leave first.
-        let _ = timeout(CLOSE_TIMEOUT / 2, told(&lives)).await;
+        let _ = timeout(CLOSE_TIMEOUT / 2, tell(lives, why)).await;
         self.parts.endpoint.close(code::CLOSED.into(), why);
         let _ = timeout(CLOSE_TIMEOUT / 2, self.parts.endpoint.wait_idle()).await;
     }
@@ -623,13 +621,18 @@ impl Driver {
     }
 }
 
-/// Waits until each connection has sent its close.
-async fn told(connections: &[quinn::Connection]) {
-    while connections
-        .iter()
-        .any(|live| live.stats().frame_tx.connection_close == 0)
-    {
-        sleep(CLOSE_LOOK).await;
+/// Closes `connections` and waits until each has said so.
+async fn tell(connections: Vec<quinn::Connection>, why: &[u8]) {
+    let sent = |live: &quinn::Connection| live.stats().udp_tx.datagrams;
+    let before: Vec<_> = connections.iter().map(sent).collect();
+    for live in &connections {
+        live.close(code::CLOSED.into(), why);
+    }
+    for (live, before) in connections.iter().zip(before) {
+        // A connection that the peer closed first has nothing more to say.
+        while live.close_reason() == Some(ConnectionError::LocallyClosed) && sent(live) == before {
+            sleep(CLOSE_LOOK).await;
+        }
     }
 }
 

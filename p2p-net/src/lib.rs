@@ -11,6 +11,8 @@ mod error;
 mod congestion;
 mod link;
 mod socket;
+#[cfg(test)]
+mod socket_tests;
 mod sort;
 mod system;
 

@@ -48,6 +48,17 @@ pub(super) struct Dial {
     settled: Option<quinn::Connection>,
 }
 
+impl Dial {
+    fn new(waiter: Reply) -> Self {
+        Self {
+            waiters: vec![waiter],
+            handshake: None,
+            glare: false,
+            settled: None,
+        }
+    }
+}
+
 /// The one living connection of a peer.
 pub(super) struct Live {
     pub(super) handle: WeakConnection,
@@ -111,15 +122,13 @@ impl Driver {
             }
             return;
         }
-        let waiters = vec![reply];
-        state.dial = Some(Dial {
-            waiters,
-            handshake: None,
-            glare: false,
-            settled: None,
-        });
+        // The peer is about to reach us: one connection is enough.
+        let arriving = state.handshakes > 0 || state.answering.is_some();
+        state.dial = Some(Dial::new(reply));
         self.linger(&peer);
-        if session {
+        if arriving {
+            self.timers.set(Timer::Settle(peer), now() + SETTLE_TIMEOUT);
+        } else if session {
             self.begin_dial(&peer);
         } else {
             self.timers.set(Timer::Dial(peer), now() + LOGIN_TIMEOUT);
@@ -487,6 +496,7 @@ impl Driver {
             Ok(connection) => connection,
             Err(error) => {
                 debug!(peer = %peer.short(), %error, "an incoming handshake failed");
+                self.settle(peer);
                 return;
             }
         };
@@ -503,8 +513,10 @@ impl Driver {
         }
     }
 
-    /// The other side's connection has not come: ours serves after all.
+    /// The other side's connection has not come: ours serves after all, if there is one.
     pub(super) fn settle(&mut self, peer: &PeerId) {
+        self.timers.stop(Timer::Settle(*peer));
+        let session = self.session.is_some();
         let Some(dial) = self
             .peers
             .get_mut(peer)
@@ -516,6 +528,8 @@ impl Driver {
             Some(connection) if connection.close_reason().is_none() => {
                 self.complete_dial(peer, connection);
             }
+            None if !dial.glare && dial.handshake.is_none() && session => self.begin_dial(peer),
+            None if dial.handshake.is_some() => {}
             _ => self.fail_dial(peer, &ConnectError::TimedOut(*peer)),
         }
     }
