@@ -149,7 +149,7 @@ impl Client {
             .to_str()
             .context("a folder whose name is not UTF-8")?;
         let mut process = self.start(&["receive", "--accept", "all", "--into", folder])?;
-        process.wait_line(PATIENCE, |line| is_online(&json(line)?).then_some(()))?;
+        process.wait_line(PATIENCE, |line| is_ready(&json(line)?).then_some(()))?;
         Ok(process)
     }
 }
@@ -159,8 +159,9 @@ pub fn json(line: &str) -> Option<Value> {
     serde_json::from_str(line).ok()
 }
 
-fn is_online(event: &Value) -> bool {
-    event["event"] == "relay" && event["relay"]["state"] == "online"
+/// `receive` says so once it is at the relay.
+fn is_ready(event: &Value) -> bool {
+    event["event"] == "ready"
 }
 
 /// A step of a transfer, from its line.
@@ -190,13 +191,12 @@ mod tests {
 
     #[test]
     fn lines_that_matter_are_recognised() {
-        let online = r#"{"event":"relay","relay":{"state":"online","address":"x"}}"#;
-        assert!(is_online(&json(online).expect("JSON")));
-        let away = online.replace("online", "connecting");
-        assert!(!is_online(&json(&away).expect("JSON")));
+        let ready = r#"{"event":"ready","id":"x","into":"/tmp"}"#;
+        assert!(is_ready(&json(ready).expect("JSON")));
         let line = r#"{"event":"transfer","number":1,"step":{"step":"accepted"}}"#;
         assert_eq!(step(line).expect("a step")["step"], "accepted");
-        assert_eq!(step(online), None);
+        assert_eq!(step(ready), None);
+        assert!(!is_ready(&json(line).expect("JSON")));
         assert_eq!(step("waiting …"), None);
     }
 }
