@@ -101,6 +101,8 @@ struct Path {
     proving_since: Option<Instant>,
     /// For how long they must before it is used again.
     hold: Duration,
+    /// That this time is over has yet to be noticed.
+    awaited: bool,
     /// It wants a probe as soon as pacing allows.
     urgent: bool,
 }
@@ -123,6 +125,7 @@ impl Path {
             failures: 0,
             proving_since: Some(now),
             hold: Duration::ZERO,
+            awaited: true,
             urgent: false,
         }
     }
@@ -155,7 +158,10 @@ impl Path {
         self.unanswered = 0;
         self.unanswered_since = None;
         self.answered_at = now;
-        self.proving_since.get_or_insert(now);
+        if self.proving_since.is_none() {
+            self.proving_since = Some(now);
+            self.awaited = true;
+        }
     }
 
     fn on_unanswered(&mut self, sent_at: Instant) {
@@ -491,13 +497,10 @@ impl Paths {
     }
 
     /// When a challenger has won, or a path that was dead has proven itself.
-    pub(crate) fn challenge_at(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn challenge_at(&self) -> Option<Instant> {
         let won = self.challenge.map(|(_, since)| since + Timing::CHALLENGE);
-        let proven = self
-            .list
-            .iter()
-            .filter_map(Path::eligible_at)
-            .filter(|at| *at > now);
+        let awaited = self.list.iter().filter(|path| path.awaited);
+        let proven = awaited.filter_map(Path::eligible_at);
         proven.chain(won).min()
     }
 
@@ -525,6 +528,9 @@ impl Paths {
     pub(crate) fn consider(&mut self, now: Instant, at: &Situation) {
         if !self.any_lives() {
             self.shunned = false;
+        }
+        for path in &mut self.list {
+            path.awaited &= path.eligible_at().is_none_or(|at| at > now);
         }
         let best = self
             .best(now)

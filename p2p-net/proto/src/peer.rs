@@ -708,8 +708,7 @@ impl Peer {
         self.timers.set(Timer::Path, self.paths.next_at(now, &at));
         self.timers.set(Timer::Silence, self.paths.silence_at());
         self.timers.set(Timer::Leave, self.paths.leave_at(&at));
-        self.timers
-            .set(Timer::Challenge, self.paths.challenge_at(now));
+        self.timers.set(Timer::Challenge, self.paths.challenge_at());
         self.timers.set(Timer::Keys, self.keys.ends_at());
     }
 

@@ -76,11 +76,9 @@ impl Watch {
         }
         if sent > 0 {
             let at = activity.direct_sent_at.unwrap_or(now).min(now);
-            if self.heard_at.is_none_or(|heard| at > heard) {
-                if self.due_since.is_none() {
-                    self.due_since = Some(at);
-                    self.due_timeout = activity.probe_timeout;
-                }
+            if self.heard_at.is_none_or(|heard| at > heard) && self.due_since.is_none() {
+                self.due_since = Some(at);
+                self.due_timeout = activity.probe_timeout;
             }
         }
     }
@@ -117,10 +115,7 @@ impl Watch {
             .due_since
             .max(self.heard_at)
             .filter(|_| self.due_since.is_some())?;
-        let probe_timeout = self
-            .last
-            .probe_timeout
-            .unwrap_or(timeout + Timing::ACK_DELAY);
+        let probe_timeout = self.due_timeout.unwrap_or(timeout + Timing::ACK_DELAY);
         let limit = Timing::SILENCE.max(probe_timeout.saturating_mul(3));
         let sixths = ASK_AT_SIXTHS.get(self.asked).copied().unwrap_or(6);
         Some(since + limit.min(MAX_SILENCE) * sixths / 6)
