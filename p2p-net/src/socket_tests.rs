@@ -23,13 +23,15 @@ const RELAY: &str = "192.0.2.1:443";
 const PEER: &str = "198.51.100.7:4000";
 const STRANGER: &str = "203.0.113.9:4000";
 
+/// A batch that arrives: from where, its bytes, its stride, its ECN bits.
+type Batch = (SocketAddr, Vec<u8>, usize, Option<EcnCodepoint>);
 /// A packet that left: to where, its bytes, its segment size.
 type Left = (SocketAddr, Vec<u8>, Option<usize>);
 
 #[derive(Debug)]
 struct Scripted {
     local: SocketAddr,
-    incoming: Mutex<VecDeque<(SocketAddr, Vec<u8>, usize, Option<EcnCodepoint>)>>,
+    incoming: Mutex<VecDeque<Batch>>,
     left: Mutex<Vec<Left>>,
     full: Mutex<bool>,
 }

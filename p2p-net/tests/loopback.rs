@@ -10,8 +10,8 @@ use common::{
     wait_present,
 };
 use p2p_net::{
-    AcceptError, ConnectError, ConnectionError, DatagramError, Fingerprint, PathKind, RelayAddress,
-    RelayState,
+    AcceptError, ConnectError, Connection, ConnectionError, DatagramError, Endpoint, Fingerprint,
+    PathKind, RelayAddress, RelayState,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,38 +298,38 @@ async fn both_dialling_at_once_end_with_one_connection() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_comes_back_replaces_its_stale_connection() {
-    let stand = Stand::start().await;
-    let two = stand.online(2).await;
-    // A process that dies says nothing: its tasks are gone with its runtime.
-    let address = stand.address.clone();
-    let other = two.id();
+/// A connection to `two` whose dialler's process died: it says nothing, its tasks are gone.
+async fn stale(stand: &Stand, number: u8, two: &Endpoint) -> Connection {
+    let (address, other) = (stand.address.clone(), two.id());
     let (send, done) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new()
+    let mortal = std::thread::Builder::new()
         .name("mortal".to_owned())
         .spawn(move || {
             let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-            let (endpoint, connection) = runtime.block_on(async {
-                let endpoint = bind(1, Some(address));
+            let kept = runtime.block_on(async {
+                let endpoint = bind(number, Some(address));
                 let connection = patient("connect", endpoint.connect(other))
                     .await
                     .expect("connected");
                 (endpoint, connection)
             });
-            let _ = send.send(());
-            // The endpoint outlives its tasks, so that nothing is sent on its way out.
             runtime.shutdown_background();
-            std::mem::forget((endpoint, connection));
+            // The handles outlive their tasks, so that nothing is sent on the way out.
+            std::mem::forget(kept);
+            let _ = send.send(());
         });
     let stale = patient("accept", two.accept()).await.expect("accepted");
-    patient("death", done).await.expect("the thread ends");
-    tokio::task::spawn_blocking(|| thread.expect("a thread").join())
-        .await
-        .expect("ok")
-        .expect("ok");
-    assert!(!stale.is_closed());
+    patient("death", done).await.expect("the process dies");
+    mortal.expect("a thread").join().expect("no panic");
+    stale
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_comes_back_replaces_its_stale_connection() {
+    let stand = Stand::start().await;
+    let two = stand.online(2).await;
+    let stale = stale(&stand, 1, &two).await;
+    assert!(!stale.is_closed());
     let one = stand.online(1).await;
     let (dialled, fresh) = join(&one, &two).await;
     let _echo = echo(fresh);
@@ -338,6 +338,23 @@ async fn a_peer_that_comes_back_replaces_its_stale_connection() {
         patient("the end", stale.closed()).await,
         ConnectionError::Superseded
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_comes_back_ends_its_stale_connection_without_dialling() {
+    let stand = Stand::start().await;
+    let two = stand.online(2).await;
+    let stale = stale(&stand, 1, &two).await;
+    let one = stand.online(1).await;
+    // Its new life answers packets for the former one with a reset that the former one announced.
+    let end = patient("the end", stale.closed()).await;
+    assert!(
+        matches!(&end, ConnectionError::Broken(why) if why.contains("reset")),
+        "{end:?}"
+    );
+    let (dialled, accepted) = join(&two, &one).await;
+    let _echo = echo(accepted);
+    assert_eq!(ask(&dialled, b"again").await, b"again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -373,4 +390,60 @@ async fn giving_a_dial_up_leaves_nothing() {
     let (dialled, accepted) = join(&one, &two).await;
     let _echo = echo(accepted);
     assert_eq!(ask(&dialled, b"later").await, b"later");
+}
+
+/// The byte at this place of a long transfer, so that a lost, doubled or moved block shows.
+fn byte_at(place: usize) -> u8 {
+    (place ^ (place >> 8) ^ (place >> 16) ^ (place >> 24)) as u8
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_transfer_survives_changes_of_path() {
+    const LENGTH: usize = 64 << 20;
+    let stand = Stand::start().await;
+    let (one, two) = (stand.online(1).await, stand.online(2).await);
+    two.set_accepted(one.id(), true);
+    let (dialled, accepted) = join(&one, &two).await;
+    wait_path(&dialled, PathKind::Direct).await;
+    let mut send = dialled.open_uni().await.expect("a stream");
+    let sending = tokio::spawn(async move {
+        for begin in (0..LENGTH).step_by(1 << 18) {
+            let block: Vec<u8> = (begin..begin + (1 << 18)).map(byte_at).collect();
+            send.write_chunk(block.into()).await.expect("sent");
+        }
+        send.finish().expect("finished");
+        send.stopped().await.expect("acknowledged");
+    });
+    let mut receive = accepted.accept_uni().await.expect("a stream");
+    let mut place = 0;
+    let mut turns = 0;
+    let reading = async {
+        while let Some(chunk) = receive.read_chunk(1 << 20, true).await.expect("received") {
+            for byte in &chunk.bytes[..] {
+                assert_eq!(*byte, byte_at(place), "at {place}");
+                place += 1;
+            }
+            // Eight changes on the way, each waited for while data flows.
+            if place / (LENGTH / 9) > turns {
+                turns += 1;
+                let relayed = turns % 2 == 1;
+                one.set_relay_only(two.id(), relayed);
+                let kind = if relayed {
+                    PathKind::Relayed
+                } else {
+                    PathKind::Direct
+                };
+                wait_path(&dialled, kind).await;
+            }
+        }
+    };
+    patient("the transfer", reading).await;
+    patient("the end", sending).await.expect("sent");
+    assert_eq!((place, turns), (LENGTH, 9));
+    assert!(dialled.stats().path_switches >= 8, "{:?}", dialled.stats());
+    assert!(
+        dialled.stats().relayed_sent_bytes > 10 << 20,
+        "{:?}",
+        dialled.stats()
+    );
 }

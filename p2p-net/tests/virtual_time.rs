@@ -1,0 +1,286 @@
+//! The whole stack (relay, NATs, endpoints, QUIC) in virtual time: how long things take in round trips.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2p_net::{
+    Config, Connection, Endpoint, Identity, PathKind, RecvStream, RelayAddress, RelayState,
+    SocketProvider,
+};
+use p2p_net_sim::{LinkConfig, NatConfig, SimHost, SimNet};
+use relay::Relay;
+use tokio::time::{Instant, sleep, timeout};
+
+const RELAY_PORT: u16 = 443;
+/// Longest wait for anything, virtual.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Sockets(SimHost);
+
+impl SocketProvider for Sockets {
+    fn bind(&self, port: u16) -> io::Result<Vec<Arc<dyn quinn::AsyncUdpSocket>>> {
+        Ok(vec![self.0.socket(port)])
+    }
+
+    fn interfaces(&self) -> Vec<(IpAddr, u8)> {
+        self.0.prefixes()
+    }
+
+    fn resolve(
+        &self,
+        host: String,
+        port: u16,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> {
+        let parsed = host.parse::<IpAddr>().map_err(io::Error::other);
+        Box::pin(async move { Ok(vec![SocketAddr::new(parsed?, port)]) })
+    }
+}
+
+struct Stand {
+    net: SimNet,
+    hosts: [SimHost; 2],
+    relay_host: SimHost,
+    endpoints: [Endpoint; 2],
+    relay: Option<Relay>,
+    folder: tempfile::TempDir,
+}
+
+impl Stand {
+    async fn new(seed: u64, nats: [NatConfig; 2], link: LinkConfig) -> Self {
+        let net = SimNet::new(seed);
+        let relay_host = net.host();
+        let hosts = nats.map(|nat| net.host_behind(nat));
+        net.set_default_link(link);
+        let folder = tempfile::tempdir().expect("a folder");
+        let relay = start_relay(&relay_host, folder.path()).await;
+        let host = relay_host.address().to_string();
+        let address = RelayAddress {
+            host,
+            port: RELAY_PORT,
+            ..relay.address()
+        };
+        let endpoint = |host: &SimHost, secret: u8| {
+            Endpoint::bind(Config {
+                identity: Identity::from_secret([secret; 32]),
+                relay: Some(address.clone()),
+                port: 0,
+                sockets: Some(Arc::new(Sockets(host.clone()))),
+            })
+            .expect("an endpoint")
+        };
+        let endpoints = [endpoint(&hosts[0], 1), endpoint(&hosts[1], 2)];
+        let relay = Some(relay);
+        let stand = Self {
+            net,
+            hosts,
+            relay_host,
+            endpoints,
+            relay,
+            folder,
+        };
+        stand.wait_online().await;
+        let [one, two] = &stand.endpoints;
+        two.set_accepted(one.id(), true);
+        // The way to the relay has been measured once or twice by now.
+        sleep(Duration::from_secs(7)).await;
+        stand
+    }
+
+    async fn wait_online(&self) {
+        for endpoint in &self.endpoints {
+            let mut state = endpoint.watch_relay();
+            let online = state.wait_for(|state| matches!(state, RelayState::Online { .. }));
+            timeout(PATIENCE, online)
+                .await
+                .expect("online in time")
+                .expect("alive");
+        }
+    }
+
+    async fn connect(&self) -> (Connection, Connection) {
+        let [one, two] = &self.endpoints;
+        let (dialled, accepted) = timeout(PATIENCE, async {
+            tokio::join!(one.connect(two.id()), two.accept())
+        })
+        .await
+        .expect("connected in time");
+        (dialled.expect("connected"), accepted.expect("accepted"))
+    }
+}
+
+async fn start_relay(host: &SimHost, folder: &Path) -> Relay {
+    let main = SocketAddr::new(host.address(), RELAY_PORT);
+    let mut config = relay::Config::loopback(folder);
+    config.listen = vec![main];
+    config.stun_port = Some(3_478);
+    config.public_address = Some(main.to_string());
+    config.sockets = Some(vec![host.socket(RELAY_PORT), host.socket(3_478)]);
+    Relay::start(config).await.expect("the relay starts")
+}
+
+async fn wait_path(connection: &Connection, kind: PathKind) {
+    let mut path = connection.path();
+    let there = path.wait_for(|path| path.kind == kind);
+    timeout(PATIENCE, there)
+        .await
+        .expect("the path in time")
+        .expect("alive");
+}
+
+/// Echoes the connection's first stream.
+fn echo(connection: Connection) {
+    tokio::spawn(async move {
+        let (mut send, mut receive) = connection.accept().await.expect("a stream");
+        while let Ok(Some(chunk)) = receive.read_chunk(1_024, true).await {
+            if send.write_all(&chunk.bytes).await.is_err() {
+                return;
+            }
+        }
+        connection.closed().await;
+    });
+}
+
+/// From `connect()` until the answer to a first byte, and until both sides use the direct path.
+async fn meet(seed: u64, nats: [NatConfig; 2], delay: Duration) -> (Duration, Duration) {
+    let stand = Stand::new(seed, nats, LinkConfig::delay(delay)).await;
+    let [one, two] = stand.endpoints.clone();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let connection = two.accept().await.expect("accepted");
+        let _ = tell.send(connection.clone());
+        echo(connection);
+    });
+    let began = Instant::now();
+    let dialled = timeout(PATIENCE, one.connect(stand.endpoints[1].id()))
+        .await
+        .expect("in time")
+        .expect("connected");
+    let connected = began.elapsed();
+    let (mut send, mut receive) = dialled.open().await.expect("a stream");
+    send.write_all(b"?").await.expect("sent");
+    receive.read_exact(&mut [0]).await.expect("answered");
+    let answered = began.elapsed();
+    let accepted = told.await.expect("accepted");
+    wait_path(&dialled, PathKind::Direct).await;
+    wait_path(&accepted, PathKind::Direct).await;
+    let direct = began.elapsed();
+    assert!(
+        connected <= 4 * delay + SLACK,
+        "usable after {connected:?} with links of {delay:?}"
+    );
+    (answered, direct)
+}
+
+/// Timers count whole milliseconds, on each of the links.
+const SLACK: Duration = Duration::from_millis(8);
+
+#[tokio::test(start_paused = true)]
+async fn the_first_byte_takes_two_round_trips_and_the_direct_path_three_and_a_half() {
+    let kinds = [
+        NatConfig::full_cone(),
+        NatConfig::address_restricted(),
+        NatConfig::port_restricted(),
+    ];
+    for (seed, delay) in (0..).zip([10, 25, 50, 100, 200].map(Duration::from_millis)) {
+        for (at, nat) in kinds.into_iter().enumerate() {
+            let nats = [nat, kinds[(at + usize::try_from(seed).unwrap_or(0)) % 3]];
+            let round_trip = 4 * delay;
+            let (answered, direct) = meet(seed, nats, delay).await;
+            let first = answered.div_duration_f64(round_trip);
+            let direct = direct.div_duration_f64(round_trip);
+            println!("{delay:?} a link: first byte {first:.2} R, direct {direct:.2} R");
+            assert!(
+                answered <= 2 * round_trip + SLACK,
+                "first byte after {first:.2} R at {delay:?}"
+            );
+            assert!(direct <= 3.5, "direct after {direct:.2} R at {delay:?}");
+        }
+    }
+}
+
+/// Reads for `length`; the longest time without a byte.
+async fn flow(receive: &mut RecvStream, length: Duration) -> Duration {
+    let end = Instant::now() + length;
+    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+    while Instant::now() < end {
+        match timeout(end - Instant::now(), receive.read_chunk(64 << 10, true)).await {
+            Ok(chunk) => {
+                chunk
+                    .expect("the stream lives")
+                    .expect("the stream goes on");
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            Err(_) => longest = longest.max(last.elapsed()),
+        }
+    }
+    longest
+}
+
+async fn flow_until(receive: &mut RecvStream, connection: &Connection, kind: PathKind) {
+    let end = Instant::now() + PATIENCE;
+    while connection.path().borrow().kind != kind {
+        assert!(Instant::now() < end, "the path did not become {kind:?}");
+        flow(receive, Duration::from_millis(10)).await;
+    }
+}
+
+/// A stream that is always full, from the first to the second endpoint.
+async fn stream(stand: &Stand) -> (Connection, Connection, RecvStream) {
+    let (dialled, accepted) = stand.connect().await;
+    let mut send = dialled.open_uni().await.expect("a stream");
+    tokio::spawn(async move {
+        let block = bytes::Bytes::from(vec![7; 64 << 10]);
+        while send.write_chunk(block.clone()).await.is_ok() {}
+    });
+    let receive = timeout(PATIENCE, accepted.accept_uni())
+        .await
+        .expect("in time")
+        .expect("a stream");
+    (dialled, accepted, receive)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_path_stalls_a_transfer_for_less_than_two_seconds() {
+    for seed in 0..4 {
+        let link = LinkConfig::delay(Duration::from_millis(25)).with_rate(20_000_000);
+        let stand = Stand::new(seed, [NatConfig::port_restricted(); 2], link).await;
+        let (dialled, _accepted, mut receive) = stream(&stand).await;
+        flow_until(&mut receive, &dialled, PathKind::Direct).await;
+        flow(&mut receive, Duration::from_secs(2)).await;
+        let [one, two] = &stand.hosts;
+        stand.net.cut(one, two);
+        let stall = flow(&mut receive, Duration::from_secs(8)).await;
+        println!("seed {seed}: stalled for {stall:?}");
+        assert!(stall <= Duration::from_secs(2), "seed {seed}: {stall:?}");
+        assert_eq!(dialled.path().borrow().kind, PathKind::Relayed);
+        stand.net.heal(one, two);
+        flow_until(&mut receive, &dialled, PathKind::Direct).await;
+        assert!(!dialled.is_closed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relayed_transfer_goes_on_after_the_relay_restarts() {
+    let link = LinkConfig::delay(Duration::from_millis(20)).with_rate(20_000_000);
+    let mut stand = Stand::new(5, [NatConfig::port_restricted(); 2], link).await;
+    stand.endpoints[0].set_relay_only(stand.endpoints[1].id(), true);
+    let (dialled, _accepted, mut receive) = stream(&stand).await;
+    flow(&mut receive, Duration::from_secs(1)).await;
+    // It dies without a word, and comes back on the same port with the same key.
+    stand.net.set_up(&stand.relay_host, false);
+    stand.relay.take().expect("the relay runs").shutdown().await;
+    sleep(Duration::from_secs(3)).await;
+    let reborn = start_relay(&stand.relay_host, stand.folder.path()).await;
+    stand.net.set_up(&stand.relay_host, true);
+    stand.relay = Some(reborn);
+    let stall = flow(&mut receive, Duration::from_secs(40)).await;
+    println!("stalled for {stall:?} after the relay was back");
+    assert!(stall < Duration::from_secs(5), "{stall:?}");
+    assert!(flow(&mut receive, Duration::from_secs(2)).await < Duration::from_secs(1));
+    assert!(!dialled.is_closed());
+}
