@@ -97,6 +97,12 @@ impl ControlWriter {
     /// Tells the other side why we give up, if it does not know or cannot hear.
     pub(super) async fn farewell(&mut self, error: &TransferError) {
         let code = match error {
+            TransferError::Declined { reason } => {
+                if self.queue(&wire::Reject { reason: wire::clip(reason) }).is_ok() {
+                    self.finish().await;
+                }
+                return;
+            }
             TransferError::CancelledByUs { .. } => code::BY_USER,
             TransferError::DiskFull { side: Side::Ours, .. } => code::DISK_FULL,
             TransferError::Malformed(_) => code::MALFORMED,

@@ -1,6 +1,7 @@
 //! The receiving end: asks, and once accepted takes frames off the lanes and hands them to the writing
 //! threads while it listens to the sender. One future; when it is dropped, the threads clean up.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,48 +55,52 @@ pub async fn receive(
 ) -> Result<TransferReport, TransferError> {
     let mut writer = ControlWriter::new(answers);
     let mut reader = ControlReader::new(control);
-    let accepted = tokio::select! {
+    let agreed = tokio::select! {
         biased;
         reason = cancel.cancelled() => Err(TransferError::CancelledByUs { reason }),
-        accepted = agree(&mut reader, &mut writer, router, decide, &events) => accepted,
+        agreed = agree(&mut reader, decide, &events) => agreed,
     };
-    let Accepted { offer, inbox, writing, overwrite } = match accepted {
-        Ok(accepted) => accepted,
+    // Not to be interrupted: a part folder that exists must have somebody who removes it.
+    let begun = match agreed {
+        Ok(agreed) => begin(agreed, router).await,
+        Err(error) => Err(error),
+    };
+    let (agreed, inbox, writing) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
             writer.farewell(&error).await;
             return Err(error);
         }
     };
-    let mut receiver = Receiver { reader, writer, inbox, reporter: reporter(&offer, events), lanes: 0 };
+    let reporter = reporter(&agreed.offer, events);
+    let mut receiver = Receiver { reader, writer, inbox, reporter, lanes: 0 };
     let result = tokio::select! {
         biased;
         reason = cancel.cancelled() => Err(TransferError::CancelledByUs { reason }),
-        result = receiver.run(&writing) => result,
+        result = receiver.run(&agreed.offer, &writing) => result,
     };
-    receiver.conclude(result, writing, overwrite).await
+    receiver.conclude(result, writing, agreed.overwrite).await
 }
 
-/// What the two sides agreed on.
-struct Accepted {
+/// What we said yes to.
+struct Agreed {
     offer: Offer,
-    inbox: LaneInbox,
-    writing: Writing,
+    into: PathBuf,
     overwrite: bool,
 }
 
-/// Hears the offer, asks for a decision, and tells it to the sender.
+/// Hears the offer and asks for a decision.
 async fn agree(
     reader: &mut ControlReader,
-    writer: &mut ControlWriter,
-    router: &LaneRouter,
     decide: impl AsyncFnOnce(&Offer) -> Decision,
     events: &mpsc::Sender<Progress>,
-) -> Result<Accepted, TransferError> {
+) -> Result<Agreed, TransferError> {
     let late = |_| TransferError::malformed("no offer came");
-    let Control::Offer(offer) = timeout(OFFER_PATIENCE, reader.next()).await.map_err(late)?? else {
-        return Err(TransferError::malformed("a transfer that begins without an offer"));
+    let offer = match timeout(OFFER_PATIENCE, reader.next()).await.map_err(late)?? {
+        Control::Offer(offer) => fit_to_show(offer),
+        Control::Cancel(cancel) => return Err(cancelled_by_peer(&cancel)),
+        _ => return Err(TransferError::malformed("a transfer that begins without an offer")),
     };
-    let offer = fit_to_show(offer);
     let _ = events.send(Progress::Offered(offer.clone())).await;
     let decision = tokio::select! {
         decision = decide(&offer) => decision,
@@ -104,25 +109,20 @@ async fn agree(
             _ => TransferError::malformed("a message before the answer"),
         }),
     };
-    let (into, overwrite) = match decision {
-        Decision::Accept { into, overwrite } => (into, overwrite),
-        Decision::Reject { reason } => {
-            writer.queue(&wire::Reject { reason: wire::clip(&reason) })?;
-            writer.finish().await;
-            return Err(TransferError::Declined { reason });
-        }
-    };
-    let inbox = router.register(offer.transfer)?;
-    let writing = write::start(into, offer.transfer).await?;
-    let room = writing.book.lock().check_room(offer.total_bytes.unwrap_or(0));
-    if let Err(error) = room {
-        writing.remove().await;
-        return Err(error);
+    match decision {
+        Decision::Accept { into, overwrite } => Ok(Agreed { offer, into, overwrite }),
+        Decision::Reject { reason } => Err(TransferError::Declined { reason }),
     }
-    writer.queue(&wire::Accept { have: Vec::new() })?;
-    let _ = events.send(Progress::Accepted).await;
-    let _ = events.send(Progress::Phase(Phase::Transferring)).await;
-    Ok(Accepted { offer, inbox, writing, overwrite })
+}
+
+/// Gets ready for what will come.
+async fn begin(
+    agreed: Agreed,
+    router: &LaneRouter,
+) -> Result<(Agreed, LaneInbox, Writing), TransferError> {
+    let inbox = router.register(agreed.offer.transfer)?;
+    let writing = write::start(agreed.into.clone(), agreed.offer.transfer).await?;
+    Ok((agreed, inbox, writing))
 }
 
 fn fit_to_show(offer: wire::Offer) -> Offer {
@@ -166,8 +166,16 @@ enum FromLane {
 type LaneWork = BoxFuture<'static, FromLane>;
 
 impl Receiver {
-    /// Takes everything, until each file is settled.
-    async fn run(&mut self, writing: &Writing) -> Result<(), TransferError> {
+    /// Says yes, if there is room, and takes everything until each file is settled.
+    async fn run(&mut self, offer: &Offer, writing: &Writing) -> Result<(), TransferError> {
+        writing.book.lock().check_room(offer.total_bytes.unwrap_or(0))?;
+        self.writer.queue(&wire::Accept { have: Vec::new() })?;
+        self.reporter.tell(Progress::Accepted).await;
+        self.reporter.tell(Progress::Phase(Phase::Transferring)).await;
+        self.take_all(writing).await
+    }
+
+    async fn take_all(&mut self, writing: &Writing) -> Result<(), TransferError> {
         let pool = Arc::new(Pool::new(BUFFERS));
         let mut busy: FuturesUnordered<LaneWork> = FuturesUnordered::new();
         // Frames of files that have not been announced yet; their lanes wait.

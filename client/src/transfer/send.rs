@@ -84,10 +84,12 @@ pub async fn send(
         reason = cancel.cancelled() => return Err(TransferError::CancelledByUs { reason }),
         opened = link.open() => opened.map_err(TransferError::ConnectionLost)?,
     };
+    let mut writer = ControlWriter::new(stream);
+    writer.queue_raw(&[KIND_TRANSFER]);
     let mut sender = Sender {
         id,
         lanes: options.lanes.clamp(1, MAX_LANES),
-        writer: ControlWriter::new(stream),
+        writer,
         reader: ControlReader::new(answers),
         reporter,
         pending: HashMap::new(),
@@ -169,7 +171,6 @@ impl Sender {
         (self.reporter.total_files, self.reporter.total_bytes) = (files, total_bytes);
         let label = wire::clip(&label.unwrap_or_else(|| label_of(&looked.roots)));
         let items: Vec<OfferItem> = looked.roots.iter().take(MAX_OFFER_ITEMS).map(item).collect();
-        self.writer.queue_raw(&[KIND_TRANSFER]);
         self.writer.queue(&wire::Offer {
             transfer: self.id,
             label: label.clone(),
