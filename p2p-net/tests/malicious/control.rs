@@ -161,7 +161,7 @@ impl Hub {
         for packet in &open.flight {
             self.record.relayed(packet);
         }
-        let (made, impostor, online) = {
+        let (made, impostor) = {
             let mut state = self.state();
             *state.seen.opens.entry((from, open.to)).or_default() += 1;
             let impostor = state.deeds.impostor;
@@ -171,7 +171,7 @@ impl Hub {
             let made = wanted
                 .then(|| state.make_channel(Party::Client(from), callee))
                 .flatten();
-            (made, impostor, online)
+            (made, impostor)
         };
         let Some((channel, caller_end, callee_end)) = made else {
             let message = "the peer is not here".to_owned();
@@ -202,39 +202,34 @@ impl Hub {
             bytes: open.sealed,
         };
         let sealed = self.tamper(sealed);
-        if impostor.is_none() && online {
-            let observed = self.attest(from, open.attest);
-            let flight = open
-                .flight
-                .into_iter()
-                .map(|p| self.alter_flight(p))
-                .collect();
-            let end = callee_end;
-            self.send(
-                open.to,
-                ChannelOffered {
-                    channel,
-                    end,
-                    from,
-                    sealed,
-                    observed,
-                    flight,
-                },
-            );
+        if impostor.is_some() {
+            self.answer_as_impostor(from, channel, open.flight);
             return;
         }
-        self.ready(channel);
-        let (sealed, observed, flight) = (Vec::new(), Vec::new(), Vec::new());
-        self.send(
+        let observed = self.attest(from, open.attest);
+        let flight = open.flight.into_iter();
+        let offered = ChannelOffered {
+            channel,
+            end: callee_end,
             from,
-            ChannelReady {
-                channel,
-                sealed,
-                observed,
-                flight,
-            },
-        );
-        for packet in open.flight {
+            sealed,
+            observed,
+            flight: flight.map(|packet| self.alter_flight(packet)).collect(),
+        };
+        self.send(open.to, offered);
+    }
+
+    /// Says that the callee agreed, and gives its packets to Mallory.
+    fn answer_as_impostor(&self, caller: PeerId, channel: ChannelId, flight: Vec<Vec<u8>>) {
+        self.ready(channel);
+        let ready = ChannelReady {
+            channel,
+            sealed: Vec::new(),
+            observed: Vec::new(),
+            flight: Vec::new(),
+        };
+        self.send(caller, ready);
+        for packet in flight {
             self.to_mallory(channel, Side::Callee, packet);
         }
     }
@@ -345,6 +340,13 @@ impl Hub {
         }
     }
 
+    /// Closes all channels in which `peer` takes part, for nobody's reason.
+    pub(crate) fn close_channels_of(&self, peer: PeerId) {
+        while let Some((channel, _, _)) = { self.state().channel_of(peer) } {
+            self.close_channel(channel, None);
+        }
+    }
+
     /// What is delivered in place of a sealed body.
     fn tamper(&self, sealed: Sealed) -> Vec<u8> {
         let mut state = self.state();
@@ -359,8 +361,11 @@ impl Hub {
     }
 
     fn attest(&self, peer: PeerId, wanted: bool) -> Vec<ObservedAddress> {
-        let real = self.address_of(peer).filter(|_| wanted);
-        let lies = self.state().deeds.attested.clone();
+        let (silent, lies) = {
+            let deeds = &self.state().deeds;
+            (deeds.silent, deeds.attested.clone())
+        };
+        let real = self.address_of(peer).filter(|_| wanted && !silent);
         let at = |address| ObservedAddress {
             address,
             age_millis: 0,

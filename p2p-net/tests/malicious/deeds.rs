@@ -49,6 +49,8 @@ pub(crate) struct Deeds {
     pub(crate) observed: Option<SocketAddr>,
     /// Told of every client to the others, besides its real address.
     pub(crate) attested: Vec<SocketAddr>,
+    /// Nothing is told of anybody's real address.
+    pub(crate) silent: bool,
     /// Written in place of the Welcome, as it is.
     pub(crate) greeting: Option<Vec<u8>>,
     /// This Mallory answers every channel-open in place of the one who was asked for.

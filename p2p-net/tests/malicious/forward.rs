@@ -136,6 +136,11 @@ impl State {
         Some(gone)
     }
 
+    /// Whether nobody has closed it.
+    pub(crate) fn has_channel(&self, channel: ChannelId) -> bool {
+        self.channels.contains_key(&channel)
+    }
+
     /// The newest channel in which `peer` takes part.
     pub(crate) fn channel_of(&self, peer: PeerId) -> Option<(ChannelId, ChannelEnd, Side)> {
         let newest = self
@@ -272,7 +277,7 @@ impl Hub {
     }
 
     /// A packet that Mallory's endpoint sends goes into its newest channel.
-    pub(super) fn from_mallory(&self, mallory: u32, payload: Vec<u8>) {
+    pub(super) fn on_mallory(&self, mallory: u32, payload: Vec<u8>) {
         let mut state = self.state();
         let party = Party::Mallory(mallory);
         let side = |c: &Channel| {

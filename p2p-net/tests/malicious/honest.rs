@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use p2p_net::{Config, Connection, Endpoint, Identity, PathInfo, PathKind, PeerId, RelayState};
+use p2p_net::{
+    Config, ConnectError, Connection, Endpoint, Identity, PathInfo, PathKind, PeerId, RelayState,
+};
 use p2p_net_proto::wire::PresenceDelta;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::relay::EvilRelay;
 
@@ -140,15 +142,18 @@ impl Pair {
 
     /// Alice dials Bob; both ends of the connection.
     pub(crate) async fn connect(&self) -> (Connection, Connection) {
-        let (dialled, accepted) = within(20, "connecting", async {
-            tokio::join!(self.alice.connect(self.bob.id()), self.bob.accept())
-        })
-        .await;
-        let dialled = dialled.expect("a connection through the relay");
-        let accepted = accepted.expect("the endpoint is open");
+        within(20, "connecting", self.try_connect())
+            .await
+            .expect("a connection through the relay")
+    }
+
+    /// The same, where it may fail.
+    pub(crate) async fn try_connect(&self) -> Result<(Connection, Connection), ConnectError> {
+        let dialled = self.alice.connect(self.bob.id()).await?;
+        let accepted = self.bob.accept().await.expect("the endpoint is open");
         assert_eq!(dialled.peer(), self.bob.id());
         assert_eq!(accepted.peer(), self.alice.id());
-        (dialled, accepted)
+        Ok((dialled, accepted))
     }
 }
 
@@ -195,42 +200,51 @@ pub(crate) async fn becomes_direct(connection: &Connection, limit: Duration) -> 
 
 /// A bystander on another loopback address who counts what arrives.
 pub(crate) struct Victim {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     packets: Arc<Mutex<Vec<Vec<u8>>>>,
     arrived: Arc<Notify>,
-    task: JoinHandle<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Victim {
-    /// Listens on 127.0.0.`host`.
+    /// Listens on a port of 127.0.0.`host`.
     pub(crate) async fn listen(host: u8) -> Self {
-        let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, host], 0)))
-            .await
-            .expect("a loopback port");
-        let address = socket.local_addr().expect("a bound port");
+        Self::listen_on(host, 1).await
+    }
+
+    /// The same on many ports.
+    pub(crate) async fn listen_on(host: u8, ports: usize) -> Self {
         let packets = Arc::new(Mutex::new(Vec::new()));
         let arrived = Arc::new(Notify::new());
-        let task = tokio::spawn({
+        let (mut addresses, mut tasks) = (Vec::new(), JoinSet::new());
+        for _ in 0..ports {
+            let address = SocketAddr::from(([127, 0, 0, host], 0));
+            let socket = UdpSocket::bind(address).await.expect("a loopback port");
+            addresses.push(socket.local_addr().expect("a bound port"));
             let (packets, arrived) = (Arc::clone(&packets), Arc::clone(&arrived));
-            async move {
+            tasks.spawn(async move {
                 let mut buffer = [0; 2_048];
                 while let Ok(length) = socket.recv(&mut buffer).await {
                     let mut packets = packets.lock().unwrap_or_else(PoisonError::into_inner);
                     packets.push(buffer[..length].to_vec());
                     arrived.notify_one();
                 }
-            }
-        });
+            });
+        }
         Self {
-            address,
+            addresses,
             packets,
             arrived,
-            task,
+            tasks,
         }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
+    }
+
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Waits until nothing has arrived for `quiet`.
@@ -252,6 +266,6 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.abort_all();
     }
 }

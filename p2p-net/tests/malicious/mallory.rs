@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use p2p_net_proto::{Identity, PeerId, tls};
+use p2p_net_proto::{ChannelId, Identity, PeerId, tls};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::ring::sign::any_eddsa_type;
@@ -59,7 +59,7 @@ impl Mallory {
                     let mut calling = calling.lock().unwrap_or_else(PoisonError::into_inner);
                     match calling.take_if(|_| initial) {
                         Some(call) => drop(call.send(packet)),
-                        None => hub.from_mallory(number, packet),
+                        None => hub.on_mallory(number, packet),
                     }
                 }
             }
@@ -96,14 +96,19 @@ impl Mallory {
         incoming.await
     }
 
+    /// Waits until the one at the other end has given the channel up.
+    pub(crate) async fn is_hung_up(&self, channel: ChannelId) {
+        self.hub.until(|state| !state.has_channel(channel)).await;
+    }
+
     /// Calls `victim` in the name of `claimed`, with `sealed` as her offer, and returns her side of the
-    /// QUIC handshake.
+    /// QUIC handshake and the channel.
     pub(crate) async fn call(
         &self,
         claimed: PeerId,
         victim: PeerId,
         sealed: Vec<u8>,
-    ) -> quinn::Connecting {
+    ) -> (quinn::Connecting, ChannelId) {
         let (call, first) = oneshot::channel();
         *self.calling.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
         let crypto = QuicClientConfig::try_from(Arc::clone(&self.crypto)).expect("TLS 1.3");
@@ -113,10 +118,11 @@ impl Mallory {
             .connect_with(config, FAR_END, &tls::server_name(&victim))
             .expect("a usable configuration");
         let flight = vec![first.await.expect("the endpoint sends at once")];
-        self.hub
+        let channel = self
+            .hub
             .offer_as(self.number, claimed, victim, sealed, flight)
             .expect("the victim is here");
-        connecting
+        (connecting, channel)
     }
 }
 

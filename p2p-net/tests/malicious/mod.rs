@@ -11,7 +11,7 @@ mod relay;
 mod socket;
 
 pub(crate) use control::welcome;
-pub(crate) use deeds::{PacketDeeds, Sealed};
+pub(crate) use deeds::{PacketDeeds, Sealed, Tamper};
 pub(crate) use honest::{
     Pair, Victim, becomes_direct, caught_up, echo, endpoint, no_panic, noise, online, sees, within,
 };

@@ -41,7 +41,7 @@ async fn dialling_reaches(relay: &EvilRelay, mallory: &Mallory, pair: &Pair) {
     };
     tokio::select! {
         dialled = dial => {
-            let error = dialled.err().expect("Mallory passed for Bob");
+            let error = dialled.expect_err("Mallory passed for Bob");
             let expected =
                 matches!(error, ConnectError::WrongPeer(_) | ConnectError::TimedOut(_));
             assert!(expected, "{error}");
@@ -74,13 +74,12 @@ async fn bobs_stolen_certificate_does_not_make_mallory_bob() {
 
 /// Mallory calls Bob in the name of `claimed`; nothing of it may come out of `accept`.
 async fn is_refused(mallory: &Mallory, claimed: PeerId, bob: &Endpoint, sealed: Vec<u8>) {
-    let connecting = mallory.call(claimed, bob.id(), sealed).await;
+    let (connecting, channel) = mallory.call(claimed, bob.id(), sealed).await;
     let refused = async {
         // In TLS 1.3 the client is done before the server has judged it: the verdict may come as a close.
         if let Ok(connection) = connecting.await {
-            let (mut send, _receive) = match connection.open_bi().await {
-                Ok(stream) => stream,
-                Err(_) => return,
+            let Ok((mut send, _receive)) = connection.open_bi().await else {
+                return;
             };
             let _ = send.write_all(b"I am who I am not").await;
             connection.closed().await;
@@ -88,6 +87,7 @@ async fn is_refused(mallory: &Mallory, claimed: PeerId, bob: &Endpoint, sealed: 
     };
     tokio::select! {
         () = refused => {}
+        () = mallory.is_hung_up(channel) => {}
         accepted = bob.accept() => {
             let who = accepted.map(|connection| connection.peer());
             panic!("a forged caller was accepted as {who:?}");
@@ -179,6 +179,7 @@ async fn a_stranger_with_a_proven_key_gets_the_relay_and_no_addresses() {
                 mallory
                     .call(me, bob.id(), sealed)
                     .await
+                    .0
                     .await
                     .expect("her own key")
             },
@@ -235,7 +236,7 @@ async fn a_phantom_cannot_be_reached() {
     let alice = endpoint(&relay, Identity::from_secret([47; 32]));
     within(15, "seeing the phantom", sees(&alice, phantom.id())).await;
     let dialled = within(30, "dialling a phantom", alice.connect(phantom.id())).await;
-    let error = dialled.err().expect("nobody is there");
+    let error = dialled.expect_err("nobody is there");
     assert!(
         matches!(
             error,
@@ -246,7 +247,7 @@ async fn a_phantom_cannot_be_reached() {
     let mallory = Mallory::new(relay.hub(), 1, Some(&phantom));
     relay.set(|deeds| deeds.impostor = Some(mallory.number()));
     let dialled = within(40, "dialling a phantom's mask", alice.connect(phantom.id())).await;
-    let error = dialled.err().expect("only Mallory is there");
+    let error = dialled.expect_err("only Mallory is there");
     assert!(
         matches!(
             error,
