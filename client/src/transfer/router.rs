@@ -16,7 +16,7 @@ use super::wire::MAX_LANES;
 /// How long a lane waits for its transfer.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lanes that wait at the same time; one more is turned away.
-const MAX_ORPHANS: usize = 64;
+const MAX_ORPHANS: usize = 128;
 /// The code that lanes are stopped with when nobody wants them.
 const UNWANTED: u32 = 0x13;
 

@@ -97,6 +97,7 @@ pub async fn send(
         sent_bytes: 0,
         repairs: 0,
         entries: 0,
+        ended: false,
         files: 0,
         bytes: 0,
     };
@@ -139,6 +140,8 @@ struct Sender {
     repairs: usize,
     /// Entries that the receiver was told.
     entries: u32,
+    /// Whether it knows that those are all.
+    ended: bool,
     /// Files among them that were to be sent, and their bytes.
     files: u64,
     bytes: u64,
@@ -252,6 +255,7 @@ impl Sender {
         match note {
             Note::Found(found) => self.announce(found).await?,
             Note::WalkEnded => {
+                self.ended = true;
                 self.writer.queue(&wire::ManifestEnd { entries: self.entries })?;
                 self.reporter.total_files = Some(self.files);
                 self.reporter.total_bytes = Some(self.bytes);
@@ -332,7 +336,7 @@ impl Sender {
                 }
             }
             Control::Repair(repair) => self.repair(&repair, reading)?,
-            Control::Finished(_) if self.pending.is_empty() => return Ok(true),
+            Control::Finished(_) if self.ended && self.pending.is_empty() => return Ok(true),
             Control::Cancel(cancel) => return Err(cancelled_by_peer(&cancel)),
             _ => return Err(TransferError::malformed("a message out of place")),
         }
