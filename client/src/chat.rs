@@ -488,9 +488,11 @@ mod tests {
         let tell = Output::Send(ChatFrame::Read(Read { ids: ids.clone() }));
         h.feed(Input::Online(true));
         assert_eq!(h.feed(Input::Reads(ids.clone())), [Output::Dial]);
-        assert_eq!(h.feed(Input::Connected), [tell.clone()]);
-        h.feed(Input::Disconnected);
-        assert_eq!(h.feed(Input::Connected), [tell]);
+        for _ in 0..2 {
+            assert_eq!(h.feed(Input::Connected), std::slice::from_ref(&tell));
+            h.feed(Input::Disconnected);
+        }
+        h.feed(Input::Connected);
         let seen = Input::Frame(ChatFrame::ReadSeen(ReadSeen { ids: ids.clone() }));
         assert_eq!(h.feed(seen), [Output::ReadSeen(ids)]);
         assert!(h.chat.is_idle());

@@ -218,7 +218,7 @@ async fn ended(side: &mut Side, wanted: Option<i64>) -> Result<TransferRecord, P
             _ => None,
         })
         .await?;
-    problem.map_or(Ok(record), Err)
+    problem.map_or(Ok(*record), Err)
 }
 
 fn compare(

@@ -106,7 +106,7 @@ pub enum TransferStep {
     /// It is over; the record is stored, its files with it.
     Ended {
         /// What is stored.
-        record: TransferRecord,
+        record: Box<TransferRecord>,
         /// Why it is not simply good; also for a complete one with skipped files.
         problem: Option<Problem>,
     },

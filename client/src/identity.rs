@@ -125,7 +125,7 @@ mod tests {
             let mode = std::fs::metadata(&path).expect("there").permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("ours");
-            let problem = load_or_create(dir.path()).err().expect("refused");
+            let Err(problem) = load_or_create(dir.path()) else { panic!("must be refused") };
             assert!(problem.to_string().contains("chmod 600"), "{problem}");
         }
     }
@@ -137,7 +137,7 @@ mod tests {
         let path = dir.path().join(FILE_NAME);
         for damaged in ["", "short\n", "!".repeat(52).as_str(), "a".repeat(500).as_str()] {
             std::fs::write(&path, damaged).expect("ours");
-            let problem = load_or_create(dir.path()).err().expect("refused");
+            let Err(problem) = load_or_create(dir.path()) else { panic!("must be refused") };
             assert!(problem.to_string().contains("damaged"), "{problem}");
             assert_eq!(std::fs::read_to_string(&path).expect("there"), damaged);
         }

@@ -30,6 +30,8 @@ pub struct Session {
     /// What the engine tells.
     pub events: mpsc::Receiver<Event>,
     host: Option<Host>,
+    /// To be remembered after the first login.
+    new_relay: Option<Settings>,
 }
 
 /// The engine, if it is in this process.
@@ -47,7 +49,7 @@ impl Session {
         let store = Store::open(&settings.data_dir).await?;
         match ipc::claim(&settings.data_dir).await? {
             Role::Face(Face { caller, events }) => {
-                let session = Self { store, caller, events, host: None };
+                let session = Self { store, caller, events, host: None, new_relay: None };
                 session.warn_of_other_relay(settings).await?;
                 Ok(session)
             }
@@ -56,7 +58,9 @@ impl Session {
                 let (engine, face) = start_engine(settings, &store, relay).await?;
                 let server = seat.serve(engine.door())?;
                 let Face { caller, events } = face;
-                Ok(Self { store, caller, events, host: Some(Host { engine, server }) })
+                let host = Some(Host { engine, server });
+                let new_relay = settings.relay_is_new.then(|| settings.clone());
+                Ok(Self { store, caller, events, host, new_relay })
             }
         }
     }
@@ -107,9 +111,20 @@ impl Session {
             }
         });
         match waited.await {
-            Ok(result) => result,
-            Err(_) => Err(relay_problem(&self.status().await?.relay)),
+            Ok(result) => result?,
+            Err(_) => return Err(relay_problem(&self.status().await?.relay)),
         }
+        self.remember_relay().await
+    }
+
+    /// A relay that was typed is remembered after the first login there.
+    async fn remember_relay(&mut self) -> Result<(), Problem> {
+        let Some(settings) = &self.new_relay else { return Ok(()) };
+        if self.status().await?.relay.state == RelayStep::Online {
+            settings.remember_new_relay()?;
+            self.new_relay = None;
+        }
+        Ok(())
     }
 
     /// Whom PEER means.
@@ -130,7 +145,10 @@ impl Session {
 
     /// Ends this command's face. If the engine is in this process, it stays while other commands use it;
     /// Ctrl-C ends that.
-    pub async fn close(self) {
+    pub async fn close(mut self) {
+        if let Err(problem) = self.remember_relay().await {
+            let _ = writeln!(io::stderr(), "note: {problem}");
+        }
         let Self { caller, events, host, .. } = self;
         drop((caller, events));
         let Some(Host { engine, server }) = host else { return };

@@ -39,6 +39,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The relay to log in at; `Debug` hides its token.
     pub relay: Option<RelayAddress>,
+    /// The relay was typed and the file has none yet: to be remembered once it has proven good.
+    pub relay_is_new: bool,
     /// The name that we claim, empty if none.
     pub name: String,
     /// Print JSON lines.
@@ -52,9 +54,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Resolves the flags against the settings file in the data folder, which is made if missing. A relay
-    /// or name on the command line is remembered if the file has none yet. `contact_name` says that
-    /// `--name` names a contact and not ourselves.
+    /// Resolves the flags against the settings file in the data folder, which is made if missing. A name on
+    /// the command line is remembered if the file has none yet. `contact_name` says that `--name` names a
+    /// contact and not ourselves.
     ///
     /// # Errors
     /// A folder or file cannot be used, or a value makes no sense.
@@ -82,14 +84,12 @@ impl Settings {
             None => file.string("name")?.unwrap_or_default(),
         };
         check_name(&name)?;
-        if let (Some(relay), Some(_), false) = (&relay, typed, file.has("relay")) {
-            file.set("relay", &relay.to_string());
-        }
         if let (Some(name), false) = (claimed, file.has("name")) {
             file.set("name", name);
         }
         file.save()?;
         Ok(Self {
+            relay_is_new: typed.is_some() && !file.has("relay"),
             relay,
             name,
             json: global.json,
@@ -111,6 +111,17 @@ impl Settings {
                  `landline-relay` printed; `landline demo` needs none",
             )
         })
+    }
+
+    /// Remembers the relay if it is new.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn remember_new_relay(&self) -> Result<(), Problem> {
+        match &self.relay {
+            Some(relay) if self.relay_is_new => remember_relay(&self.data_dir, relay),
+            _ => Ok(()),
+        }
     }
 
     /// Where received files go.
@@ -293,8 +304,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let first = Global { relay: Some(ADDRESS.to_owned()), ..global(dir.path()) };
         Settings::resolve(&first, false).expect("valid");
+        let settings = Settings::resolve(&first, false).expect("valid");
+        assert!(settings.relay_is_new, "not remembered before it has proven good");
+        settings.remember_new_relay().expect("written");
         let other = Global { relay: Some("other.example.org".to_owned()), ..global(dir.path()) };
         let settings = Settings::resolve(&other, false).expect("valid");
+        settings.remember_new_relay().expect("nothing to do");
         assert_eq!(settings.relay.expect("typed").host, "other.example.org");
         let settings = Settings::resolve(&global(dir.path()), false).expect("valid");
         assert_eq!(settings.relay.expect("remembered").host, "relay.example.org");

@@ -108,6 +108,7 @@ async fn converse(
         view: None,
         waiting: BTreeSet::new(),
         offer: None,
+        relay_is_gone: false,
     };
     // Opening a conversation says yes to the peer.
     session.caller.call(Command::Book(BookCommand::Add { id: peer, name: None })).await?;
@@ -148,6 +149,7 @@ struct Talk {
     waiting: BTreeSet<Uuid>,
     /// The offer that our person is asked about.
     offer: Option<u64>,
+    relay_is_gone: bool,
 }
 
 impl Talk {
@@ -257,10 +259,18 @@ impl Talk {
                 self.print(&self.out.dim(&format!("       {mark}{count}")));
             }
             Event::Relay { relay } => match relay.state {
-                RelayStep::Online => self.print(&self.out.dim("— logged in at the relay")),
-                RelayStep::Connecting => self.print(&self.out.dim(
-                    "— the relay is not there; messages are stored and go out later",
-                )),
+                RelayStep::Online => {
+                    if std::mem::take(&mut self.relay_is_gone) {
+                        self.print(&self.out.dim("— logged in at the relay again"));
+                    }
+                }
+                RelayStep::Connecting => {
+                    if !std::mem::replace(&mut self.relay_is_gone, true) {
+                        self.print(&self.out.dim(
+                            "— the relay is not there; messages are stored and go out later",
+                        ));
+                    }
+                }
                 RelayStep::Failed | RelayStep::None => return Err(relay_problem(&relay)),
             },
             Event::Offer { offer, from, content } => {

@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use crate::{Exit, Problem, identity, ipc};
 
 pub(super) async fn run(settings: &Settings, out: Out) -> Result<Exit, Problem> {
+    settings.remember_new_relay()?;
     let id = identity::load_or_create(&settings.data_dir)?.id();
     let running = match ipc::join_running(&settings.data_dir).await? {
         Some(face) => match face.caller.call(Command::Status).await? {

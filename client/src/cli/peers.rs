@@ -69,6 +69,7 @@ async fn all(session: &Session) -> Result<Vec<PeerView>, Problem> {
 }
 
 async fn follow(session: &mut Session, out: Out) -> Result<(), Problem> {
+    let mut relay_is_gone = false;
     loop {
         let event = tokio::select! {
             event = session.events.recv() => event.ok_or_else(face::gone)?,
@@ -80,9 +81,14 @@ async fn follow(session: &mut Session, out: Out) -> Result<(), Problem> {
                 out.text(&line(out, peer));
             }
             Event::Relay { relay } => {
+                let is_gone = relay.state == RelayStep::Connecting;
+                let is_news = std::mem::replace(&mut relay_is_gone, is_gone) != is_gone;
+                if !is_news && relay.state != RelayStep::Failed {
+                    continue;
+                }
                 out.json(&event);
                 match relay.state {
-                    RelayStep::Online => out.text(&out.dim("logged in at the relay")),
+                    RelayStep::Online => out.text(&out.dim("logged in at the relay again")),
                     RelayStep::Connecting => out.text(&out.dim("the relay is gone, trying again")),
                     RelayStep::Failed | RelayStep::None => return Err(relay_problem(relay)),
                 }

@@ -31,6 +31,7 @@ pub(super) async fn run(settings: &Settings, out: Out, args: ReceiveArgs) -> Res
         once: args.once,
         asked: VecDeque::new(),
         running: BTreeSet::new(),
+        relay_is_gone: false,
     };
     let result = receiver.run(&mut session, policy).await;
     session.close().await;
@@ -61,6 +62,7 @@ struct Receiver {
     /// Offers that wait for an answer; the first one is being asked about.
     asked: VecDeque<(u64, String)>,
     running: BTreeSet<i64>,
+    relay_is_gone: bool,
 }
 
 impl Receiver {
@@ -117,8 +119,16 @@ impl Receiver {
         }
         match event {
             Event::Relay { relay } => match relay.state {
-                RelayStep::Online => self.bars.say("logged in at the relay"),
-                RelayStep::Connecting => self.bars.say("the relay is gone, trying again"),
+                RelayStep::Online => {
+                    if std::mem::take(&mut self.relay_is_gone) {
+                        self.bars.say("logged in at the relay again");
+                    }
+                }
+                RelayStep::Connecting => {
+                    if !std::mem::replace(&mut self.relay_is_gone, true) {
+                        self.bars.say("the relay is gone, trying again");
+                    }
+                }
                 RelayStep::Failed | RelayStep::None => return Err(relay_problem(&relay)),
             },
             Event::Message { from, message } => {

@@ -61,7 +61,10 @@ async fn send(
         return Err(face::gone());
     };
     let (record, problem) = follow(session, out, peer, number).await?;
-    out.text(&summary(&record));
+    let is_there = problem.as_ref().is_none_or(|problem| problem.exit == Exit::Partial);
+    if is_there {
+        out.text(&summary(&record));
+    }
     show_files(&session.store, out, &record).await?;
     match problem {
         None => Ok(Exit::Success),
@@ -103,7 +106,7 @@ async fn follow(
         out.json(&event);
         bars.show(number, &prefix, step);
         if let TransferStep::Ended { record, problem } = step {
-            return Ok((record.clone(), problem.clone()));
+            return Ok((TransferRecord::clone(record), problem.clone()));
         }
     }
 }

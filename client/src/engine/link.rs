@@ -358,10 +358,7 @@ async fn take_lane(mut recv: RecvStream, router: LaneRouter) {
 async fn read_chat(recv: RecvStream, port: &Port) {
     let mut frames = FrameReader::new(recv);
     loop {
-        let frame = match frames.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(_) => return,
-        };
+        let Ok(Some(frame)) = frames.next().await else { return };
         match wire::ChatFrame::decode(&frame) {
             Ok(Some(frame)) => port.tell(LinkEvent::Chat(frame)).await,
             Ok(None) => {}

@@ -248,7 +248,8 @@ impl Context {
         if let Err(error) = updated {
             warn!(%error, "the end of a transfer is not stored");
         }
-        self.tell(&record.clone(), TransferStep::Ended { record, problem }).await;
+        let ended = TransferStep::Ended { record: Box::new(record.clone()), problem };
+        self.tell(&record, ended).await;
         let _ = self.inbox.send(Input::TransferTask { task: self.task }).await;
     }
 }

@@ -57,6 +57,14 @@ impl RelayFacts {
         })
     }
 
+    /// The library's words, without the address that our own sentence has already.
+    fn without_address(&self, text: &str) -> String {
+        match &self.address {
+            Some(address) => text.replace(&address.redacted(), "it").replace(&self.place(), "it"),
+            None => text.to_owned(),
+        }
+    }
+
     fn explain(&self, error: &AcceptError) -> Problem {
         let place = self.place();
         match error {
@@ -89,8 +97,11 @@ impl RelayFacts {
                 "the same identity logged in at the relay from another place, and that one is served now",
             )
             .with_next("use a data folder of its own on each machine"),
-            other => Problem::unreachable(format!("the relay at {place} cannot be reached: {other}"))
-                .with_next("is the address right, does the relay run, does the network pass UDP?"),
+            other => Problem::unreachable(format!(
+                "the relay at {place} cannot be reached: {}",
+                self.without_address(&other.to_string())
+            ))
+            .with_next("is the address right, does the relay run, does the network pass UDP?"),
         }
     }
 }
