@@ -197,9 +197,9 @@ impl Connection {
         self.inner.quinn.close_reason().is_some()
     }
 
-    /// The reason for its end, set before a newer connection of the peer closes it.
-    pub(crate) fn supersede(&self) {
-        *lock(&self.inner.superseded) = true;
+    /// Sets the reason that programs hear for the end that follows.
+    pub(crate) fn condemn(&self, why: ConnectionError) {
+        *lock(&self.inner.verdict) = Some(why);
     }
 }
 
@@ -226,7 +226,7 @@ pub(crate) struct Inner {
     link: Arc<Link>,
     path: watch::Receiver<PathInfo>,
     datagrams: Arc<Datagrams>,
-    superseded: Mutex<bool>,
+    verdict: Mutex<Option<ConnectionError>>,
     before: Totals,
     switches: u32,
 }
@@ -240,7 +240,7 @@ impl Inner {
         path: watch::Receiver<PathInfo>,
     ) -> Self {
         let (before, switches) = (link.totals(), path.borrow().switches);
-        let (datagrams, superseded) = (Arc::default(), Mutex::new(false));
+        let (datagrams, verdict) = (Arc::default(), Mutex::new(None));
         Self {
             quinn,
             peer,
@@ -248,7 +248,7 @@ impl Inner {
             link,
             path,
             datagrams,
-            superseded,
+            verdict,
             before,
             switches,
         }
@@ -260,8 +260,8 @@ impl Inner {
 
     fn error(&self, error: &quinn::ConnectionError) -> ConnectionError {
         use quinn::ConnectionError as Quinn;
-        if *lock(&self.superseded) {
-            return ConnectionError::Superseded;
+        if let Some(verdict) = &*lock(&self.verdict) {
+            return verdict.clone();
         }
         match error {
             Quinn::ApplicationClosed(close) => {

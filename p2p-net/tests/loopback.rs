@@ -334,10 +334,9 @@ async fn a_peer_that_comes_back_replaces_its_stale_connection() {
     let (dialled, fresh) = join(&one, &two).await;
     let _echo = echo(fresh);
     assert_eq!(ask(&dialled, b"again").await, b"again");
-    assert_eq!(
-        patient("the end", stale.closed()).await,
-        ConnectionError::Superseded
-    );
+    let end = patient("the end", stale.closed()).await;
+    let known = matches!(end, ConnectionError::Superseded | ConnectionError::Broken(_));
+    assert!(known, "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -346,12 +345,9 @@ async fn a_peer_that_comes_back_ends_its_stale_connection_without_dialling() {
     let two = stand.online(2).await;
     let stale = stale(&stand, 1, &two).await;
     let one = stand.online(1).await;
-    // Its new life answers packets for the former one with a reset that the former one announced.
+    // Its new life declines a channel for a connection of the former one, or resets it.
     let end = patient("the end", stale.closed()).await;
-    assert!(
-        matches!(&end, ConnectionError::Broken(why) if why.contains("reset")),
-        "{end:?}"
-    );
+    assert!(matches!(end, ConnectionError::Broken(_)), "{end:?}");
     let (dialled, accepted) = join(&two, &one).await;
     let _echo = echo(accepted);
     assert_eq!(ask(&dialled, b"again").await, b"again");

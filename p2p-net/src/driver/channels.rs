@@ -12,6 +12,7 @@ use p2p_net_proto::{ChannelEnd, ChannelId, Input, PeerId};
 use tracing::{debug, trace};
 
 use super::Driver;
+use super::peers::PeerState;
 use super::timers::Timer;
 use crate::ConnectError;
 use crate::link::Channel;
@@ -239,6 +240,12 @@ impl Driver {
 
     pub(super) fn on_channel_offered(&mut self, offered: ChannelOffered) {
         let (peer, channel) = (offered.from, offered.channel);
+        // A channel for a connection of which we have nothing, as after a restart: the caller hears so.
+        let resumed = offered.flight.is_empty() && offered.sealed.is_empty();
+        if resumed && self.peers.get(&peer).is_none_or(PeerState::is_idle) {
+            self.say(ChannelClose { channel });
+            return;
+        }
         let room = self.is_accepted(&peer) || self.peers.len() < MAX_STRANGERS;
         let known = peer != self.me && room && self.ensure_peer(&peer).is_ok();
         // One at a time: a caller that opens several is answered by the first.
@@ -312,6 +319,9 @@ impl Driver {
             .or_else(|| self.opener(closed.channel));
         self.remove_channel(closed.channel);
         let Some(peer) = peer else { return };
+        if closed.code == reason::CLOSED {
+            self.end_forgotten(&peer);
+        }
         let message = closed.message.clone();
         let error = match closed.code {
             reason::NOT_HERE | reason::GONE => ConnectError::NotOnline(peer),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_net_proto::{Input, PathKind, PeerId};
-use quinn::{ConnectionError, ConnectionId};
+use quinn::ConnectionId;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -17,7 +17,7 @@ use super::{Done, Driver};
 use crate::connection::{Inner, WeakConnection};
 use crate::quic::{self, code};
 use crate::socket::now;
-use crate::{ConnectError, Connection, RelayState};
+use crate::{ConnectError, Connection, ConnectionError, RelayState};
 
 /// A dial that has no connection after this is given up.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -71,7 +71,7 @@ pub(super) struct Handshake {
     peer: PeerId,
     /// Ours: its number. The peer's: none.
     attempt: Option<u64>,
-    result: Result<quinn::Connection, ConnectionError>,
+    result: Result<quinn::Connection, quinn::ConnectionError>,
 }
 
 /// Whether of two connections made at once the one that `me` dialled stays.
@@ -376,7 +376,7 @@ impl Driver {
         let peer = *peer;
         self.tasks.spawn(async move {
             let result = timeout(DIAL_TIMEOUT, connecting).await;
-            let result = result.unwrap_or(Err(ConnectionError::TimedOut));
+            let result = result.unwrap_or(Err(quinn::ConnectionError::TimedOut));
             Done::Handshake(Handshake {
                 peer,
                 attempt: None,
@@ -413,7 +413,7 @@ impl Driver {
         &mut self,
         peer: &PeerId,
         attempt: u64,
-        result: Result<quinn::Connection, ConnectionError>,
+        result: Result<quinn::Connection, quinn::ConnectionError>,
     ) {
         let Some(state) = self.peers.get_mut(peer) else {
             return;
@@ -487,7 +487,11 @@ impl Driver {
         }
     }
 
-    fn on_accepted(&mut self, peer: &PeerId, result: Result<quinn::Connection, ConnectionError>) {
+    fn on_accepted(
+        &mut self,
+        peer: &PeerId,
+        result: Result<quinn::Connection, quinn::ConnectionError>,
+    ) {
         let Some(state) = self.peers.get_mut(peer) else {
             return;
         };
@@ -545,7 +549,7 @@ impl Driver {
         if let Some(old) = state.live.take() {
             debug!(peer = %peer.short(), "a newer connection takes the place of the living one");
             if let Some(old) = old.handle.upgrade() {
-                old.supersede();
+                old.condemn(ConnectionError::Superseded);
             }
             let why = b"replaced by a newer connection";
             old.quinn.close(code::SUPERSEDED.into(), why);
@@ -575,6 +579,26 @@ impl Driver {
         Some(Connection::from(inner))
     }
 
+    /// The peer declines a channel for the living connection: it has nothing of that any more. The relay
+    /// could say so falsely, so it counts only where packets have no other way in any case.
+    pub(super) fn end_forgotten(&mut self, peer: &PeerId) {
+        let Some(state) = self.peers.get_mut(peer) else {
+            return;
+        };
+        if state.machine.path().kind != PathKind::None {
+            return;
+        }
+        if let Some(live) = &state.live {
+            debug!(peer = %peer.short(), "the peer has nothing of the connection");
+            if let Some(handle) = live.handle.upgrade() {
+                handle.condemn(ConnectionError::Broken(
+                    "the peer has come back without it".to_owned(),
+                ));
+            }
+            live.quinn.close(code::CLOSED.into(), b"forgotten");
+        }
+    }
+
     pub(super) fn on_ended(&mut self, peer: &PeerId, id: usize) {
         let Some(state) = self.peers.get_mut(peer) else {
             return;
@@ -600,11 +624,11 @@ fn initial_id(packet: &[u8]) -> Option<ConnectionId> {
 }
 
 /// Why our handshake failed, in the words of who dialled.
-fn dial_error(peer: &PeerId, error: &ConnectionError) -> ConnectError {
+fn dial_error(peer: &PeerId, error: &quinn::ConnectionError) -> ConnectError {
     match error {
-        ConnectionError::TimedOut => ConnectError::TimedOut(*peer),
+        quinn::ConnectionError::TimedOut => ConnectError::TimedOut(*peer),
         // Our own verifier refused the certificate: TLS alerts are codes 0x100 to 0x1ff (RFC 9001 §4.8).
-        ConnectionError::TransportError(error)
+        quinn::ConnectionError::TransportError(error)
             if (0x100..0x200).contains(&u64::from(error.code)) =>
         {
             ConnectError::WrongPeer(*peer)

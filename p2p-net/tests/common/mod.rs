@@ -22,6 +22,12 @@ pub(crate) struct Stand {
 
 impl Stand {
     pub(crate) async fn start() -> Self {
+        // `RUST_LOG=p2p_net=debug cargo test … -- --nocapture` tells what happens.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer();
+        let _ = log.try_init();
         let folder = tempfile::tempdir().expect("a folder");
         let relay = start_relay(folder.path(), 0).await;
         let address = relay.address();
