@@ -257,8 +257,7 @@ impl Driver {
             self.say(ChannelClose { channel });
             return;
         }
-        // What waits for an opening of ours must not mix with what goes with the answer.
-        self.send_open(&peer);
+        self.yield_dial(&peer);
         let ours_stays = self.note_glare(&peer, &offered.flight);
         let Some(state) = self.peers.get_mut(&peer) else {
             return;

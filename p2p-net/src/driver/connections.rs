@@ -300,6 +300,30 @@ impl Driver {
         }
     }
 
+    /// The peer opens a channel: if ours has not been asked for yet, nobody knows of our attempt, and the
+    /// peer's serves both.
+    pub(super) fn yield_dial(&mut self, peer: &PeerId) {
+        let Some(state) = self.peers.get_mut(peer) else {
+            return;
+        };
+        if state
+            .opening
+            .take_if(|opening| opening.request.is_none())
+            .is_none()
+        {
+            return;
+        }
+        self.timers.stop(Timer::Open(*peer));
+        state.link.end_flight();
+        if let Some(dial) = &mut state.dial
+            && let Some((_, handshake)) = dial.handshake.take()
+        {
+            handshake.abort();
+            self.timers
+                .set(Timer::Settle(*peer), now() + SETTLE_TIMEOUT);
+        }
+    }
+
     /// The peer opens a channel: if we dial it and have no answer yet, both dial at once. Says whether our
     /// connection is the one that stays. Control streams keep order, so both sides see the same.
     pub(super) fn note_glare(&mut self, peer: &PeerId, flight: &[Vec<u8>]) -> bool {
