@@ -74,7 +74,9 @@ fn main() -> io::Result<()> {
     });
     seed("probes", "probe", &[&[0; 64 + 8 + 4], &probe[..]].concat())?;
 
-    let sealed = seal(&other, &me.id(), 1, 7, b"an offer", [9; 32]).expect("good keys");
+    // By somebody who is neither the sender nor the stranger of the target, which must refuse it.
+    let third = Identity::from_secret([3; 32]);
+    let sealed = seal(&third, &me.id(), 1, 7, b"an offer", [9; 32]).expect("good keys");
     let before = [&other.id().as_bytes()[..], &1u16.to_le_bytes()].concat();
     seed("sealed", "envelope", &[&before[..], &sealed].concat())?;
 
