@@ -164,12 +164,6 @@ pub(super) async fn run_receive(
         context.follow(&mut record, progress, Some(&conn)).await;
         Some(record)
     };
-    let receiving = async {
-        tokio::select! {
-            result = receiving => result,
-            reason = conn.closed() => Err(TransferError::ConnectionLost(reason.to_string())),
-        }
-    };
     let (result, record) = tokio::join!(receiving, following);
     match record {
         Some(mut record) => {
