@@ -393,6 +393,21 @@ impl Hub {
         }
     }
 
+    /// Sends everything that is held back, newest first.
+    pub(super) fn release_held(&self) {
+        let mut state = self.state();
+        let mut late = Vec::new();
+        for (id, channel) in &mut state.channels {
+            for side in [Side::Caller, Side::Callee] {
+                let held = std::mem::take(&mut channel.end(side).held);
+                late.extend(held.into_iter().rev().map(|packet| (*id, side, packet)));
+            }
+        }
+        for (channel, side, packet) in late {
+            self.emit(&mut state, channel, side, packet);
+        }
+    }
+
     /// The last step: tag and send, or hand to Mallory.
     fn emit(&self, state: &mut State, channel: ChannelId, to: Side, packet: Packet) {
         let State {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use p2p_net_proto::wire::FromRelay;
 use p2p_net_proto::{ChannelEnd, ChannelId, Identity, PeerId, RelayAddress, tls};
@@ -17,6 +18,9 @@ use super::deeds::{Deeds, PacketDeeds, Seen};
 use super::forward::{Channel, Side};
 use super::record::Record;
 use super::socket::{Datagram, DemuxSocket};
+
+/// Packets held back for reordering wait so long at most.
+const HELD_BACK: Duration = Duration::from_millis(5);
 
 /// A relay that does what its [`Deeds`] say. It stops when dropped.
 pub(crate) struct EvilRelay {
@@ -69,7 +73,7 @@ impl EvilRelay {
         let crypto = QuicServerConfig::try_from(crypto).expect("TLS 1.3");
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         let mut transport = quinn::TransportConfig::default();
-        transport.keep_alive_interval(Some(std::time::Duration::from_secs(5)));
+        transport.keep_alive_interval(Some(Duration::from_secs(5)));
         server.transport_config(Arc::new(transport));
         let mut config = quinn::EndpointConfig::default();
         config.grease_quic_bit(false);
@@ -248,8 +252,16 @@ async fn accept(hub: Arc<Hub>, endpoint: quinn::Endpoint) {
 }
 
 async fn relay_packets(hub: Arc<Hub>, mut packets: mpsc::Receiver<Datagram>) {
-    while let Some((_, packet)) = packets.recv().await {
-        hub.on_packet(&packet);
-        hub.note_change();
+    // What is held back is late, not lost: at the end of a burst no later packet would push it out.
+    let mut late = tokio::time::interval(HELD_BACK);
+    loop {
+        tokio::select! {
+            packet = packets.recv() => {
+                let Some((_, packet)) = packet else { return };
+                hub.on_packet(&packet);
+                hub.note_change();
+            }
+            _ = late.tick() => hub.release_held(),
+        }
     }
 }

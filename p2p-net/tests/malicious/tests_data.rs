@@ -149,7 +149,7 @@ async fn lost_shuffled_and_replayed_packets_change_no_content() {
         "talking through a relay that loses and replays",
         async {
             // In order and exactly once, by comparison of all bytes at both ends.
-            let (there, back) = (noise(14, 60_000), noise(15, 60_000));
+            let (there, back) = (noise(14, 40_000), noise(15, 40_000));
             tokio::join!(echo(&alice, &bob, &there), echo(&bob, &alice, &back));
             datagrams(&alice, &bob, 20_000, 50).await;
         },
