@@ -46,10 +46,6 @@ async fn streams_and_datagrams_cross_and_the_path_becomes_direct() {
     assert!(relayed < 20, "{relayed} packets went through the relay");
     let stats = dialled.stats();
     assert!(stats.direct_sent_bytes >= 200_000 && stats.direct_received_bytes >= 200_000);
-    assert!(
-        stats.relayed_sent_bytes > 0 && stats.path_switches >= 1,
-        "{stats:?}"
-    );
 
     dialled.close(7, "enough");
     let end = patient("the end", accepted.closed()).await;
@@ -335,7 +331,10 @@ async fn a_peer_that_comes_back_replaces_its_stale_connection() {
     let _echo = echo(fresh);
     assert_eq!(ask(&dialled, b"again").await, b"again");
     let end = patient("the end", stale.closed()).await;
-    let known = matches!(end, ConnectionError::Superseded | ConnectionError::Broken(_));
+    let known = matches!(
+        end,
+        ConnectionError::Superseded | ConnectionError::Broken(_)
+    );
     assert!(known, "{end:?}");
 }
 

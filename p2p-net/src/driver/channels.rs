@@ -246,14 +246,15 @@ impl Driver {
             self.say(ChannelClose { channel });
             return;
         }
-        let room = self.is_accepted(&peer) || self.peers.len() < MAX_STRANGERS;
-        let known = peer != self.me && room && self.ensure_peer(&peer).is_ok();
+        let known = self.parts.shared.contact(&peer).accepted == Some(true);
+        let room = known || self.peers.len() < MAX_STRANGERS;
+        let welcome = peer != self.me && room && self.ensure_peer(&peer).is_ok();
         // One at a time: a caller that opens several is answered by the first.
         let busy = self
             .peers
             .get(&peer)
             .is_some_and(|state| state.answering.is_some());
-        if !known || busy || !self.install(&peer, channel, offered.end) {
+        if !welcome || busy || !self.install(&peer, channel, offered.end) {
             self.say(ChannelClose { channel });
             return;
         }

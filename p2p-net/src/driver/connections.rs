@@ -153,10 +153,9 @@ impl Driver {
         let Some(state) = self.peers.get_mut(peer) else {
             return;
         };
-        let (link, relayed) = (state.link.clone(), state.is_relayed());
-        if !relayed {
-            self.begin_open(peer, true);
-        }
+        let link = state.link.clone();
+        // A channel that is there already may lead to whoever had it before.
+        self.begin_open(peer, true);
         self.input(peer, Input::Wanted(true));
         self.input(peer, Input::Dial);
         let config = self.parts.quic.dialling(&link.switch);
@@ -282,6 +281,10 @@ impl Driver {
             let _ = waiter.send(Err(error.clone()));
         }
         self.take_held(peer);
+        // Whoever is at the other end of its channels, it is not the peer, or it does not answer.
+        if self.peers.get(peer).is_some_and(PeerState::is_idle) {
+            self.close_channels(peer);
+        }
         self.linger(peer);
     }
 
