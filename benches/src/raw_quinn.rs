@@ -23,6 +23,8 @@ use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::mpsc;
 
+use crate::process::peak_mib;
+
 /// Bytes read from a disk, hashed and written at a time.
 const BLOCK: usize = 1 << 20;
 /// Blocks that wait between two stages.
@@ -39,6 +41,8 @@ const AGREES: u8 = 1;
 pub const LISTENING: &str = "listening ";
 /// The line by which both tell the digest.
 pub const DIGEST: &str = "md5 ";
+/// The line by which the receiver tells the most memory that it held, MiB; it ends too soon to be watched.
+pub const PEAK: &str = "peak ";
 
 /// Receives one file at `into`: prints [`LISTENING`] with its address and the path of its certificate, and at
 /// the end [`DIGEST`].
@@ -81,7 +85,10 @@ pub fn receive(into: &Path, certificate_at: &Path) -> Result<()> {
         answer.write_all(&[AGREES]).await?;
         answer.finish()?;
         connection.closed().await;
-        Ok(())
+        say(&format!(
+            "{PEAK}{}",
+            peak_mib(std::process::id()).unwrap_or(f64::NAN)
+        ))
     })
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process::{Usage, Watched};
 use crate::programs::{Client, Machine, PATIENCE, Relay, ended_well, step};
-use crate::raw_quinn::{DIGEST, LISTENING};
+use crate::raw_quinn::{DIGEST, LISTENING, PEAK};
 use crate::report::{Bar, Row, Spread};
 use crate::scenario::{Effort, md5sum, scratch, write_noise};
 
@@ -61,7 +61,7 @@ pub fn rows(effort: Effort) -> Result<Vec<Row>> {
     }
 }
 
-/// A B A B …: both meet the same noise of the machine.
+/// A B B A …: both meet the same noise of the machine.
 fn run_pairs(
     scratch: &Path,
     file: &Path,
@@ -74,8 +74,17 @@ fn run_pairs(
     for pair in 0..pairs {
         let folder = scratch.join(format!("pair {pair}"));
         fs::create_dir(&folder)?;
-        raw.push(run_raw(&folder, file, digest).context("raw quinn")?);
-        ours.push(run_ours(&folder, file, digest, &relay.address).context("landline")?);
+        let mut run_raw = || run_raw(&folder, file, digest).map(|took| raw.push(took));
+        let mut run_ours =
+            || run_ours(&folder, file, digest, &relay.address).map(|took| ours.push(took));
+        // Each is as often first as second.
+        if pair % 2 == 0 {
+            run_raw().context("raw quinn")?;
+            run_ours().context("landline")?;
+        } else {
+            run_ours().context("landline")?;
+            run_raw().context("raw quinn")?;
+        }
         fs::remove_dir_all(&folder)?;
     }
     Ok((raw, ours))
@@ -102,7 +111,10 @@ fn run_raw(folder: &Path, file: &Path, digest: &str) -> Result<Took> {
     let mut sender = Watched::start(command, "raw-send")?;
     sender.wait_line_watching(LIMIT, |line| line.starts_with(DIGEST).then_some(()))?;
     let seconds = started.elapsed().as_secs_f64();
-    let (sender, receiver) = (sender.wait_well(LIMIT)?.0, receiver.wait_well(LIMIT)?.0);
+    let sender = sender.wait_well(LIMIT)?.0;
+    let (mut receiver, lines) = receiver.wait_well(LIMIT)?;
+    let peak = lines.iter().find_map(|line| line.strip_prefix(PEAK));
+    receiver.peak_mib = peak.context("raw-receive did not tell its peak")?.parse()?;
     ensure!(md5sum(&into)? == digest, "md5sum disagrees");
     Ok(Took {
         seconds,
