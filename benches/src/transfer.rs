@@ -36,7 +36,7 @@ struct Took {
 /// Where the measurement cannot be prepared; a transfer that fails is a row that fails.
 pub fn rows(effort: Effort) -> Result<Vec<Row>> {
     let mebibytes = effort.pick(64, 1_024);
-    let pairs = effort.pick(1, 4);
+    let pairs = effort.pick(3, 5);
     let scratch = scratch(3 * mebibytes * MIB)?;
     let file = scratch.path().join("noise.bin");
     write_noise(&file, mebibytes * MIB, 1)?;
