@@ -5,7 +5,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use p2p_net_proto::tls::RelayTrust;
 use p2p_net_proto::{Identity, PeerId, RelayAddress};
 use quinn::TokioRuntime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -159,20 +158,9 @@ impl Endpoint {
         let (present_sender, present) = watch::channel(Arc::default());
         let login = match relay {
             Some(address) => {
-                let trust = address
-                    .fingerprint
-                    .map_or(RelayTrust::WebPki, RelayTrust::Pinned);
-                let (config, seen) = quic::relay_client(&identity, trust)?;
                 let (endpoint, socket) = (endpoint.clone(), socket.clone());
                 let provider = provider.clone();
-                let login = Login {
-                    endpoint,
-                    socket,
-                    provider,
-                    address,
-                    config,
-                    seen,
-                };
+                let login = Login::new(&identity, endpoint, socket, provider, address)?;
                 Some(relay::run(login, nudge_queue, event_sender))
             }
             None => None,

@@ -12,11 +12,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use p2p_net_proto::codec::{Frame, FrameDecoder};
-use p2p_net_proto::tls::SeenKey;
+use p2p_net_proto::tls::{RelayTrust, SeenKey, TlsSetupError};
 use p2p_net_proto::wire::{FromRelay, Hello, Ping, ToRelay, VERSION, Welcome, reason};
 use p2p_net_proto::{
-    ChannelId, Direction, HeaderKey, LoginInput, LoginOutput, Registration, RelayAddress, Setback,
-    channel_key_context,
+    ChannelId, Direction, HeaderKey, Identity, LoginInput, LoginOutput, Registration, RelayAddress,
+    Setback, channel_key_context,
 };
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 
 use crate::link::MIN_LEG_MTU;
 use crate::socket::{MagicSocket, canonical, now};
-use crate::{AcceptError, SocketProvider};
+use crate::{AcceptError, SocketProvider, quic};
 
 /// Between the first packets to two addresses of one relay (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -97,12 +97,12 @@ impl Session {
 
 /// What a login needs.
 pub(crate) struct Login {
-    pub(crate) endpoint: quinn::Endpoint,
-    pub(crate) socket: Arc<MagicSocket>,
-    pub(crate) provider: Arc<dyn SocketProvider>,
-    pub(crate) address: RelayAddress,
-    pub(crate) config: quinn::ClientConfig,
-    pub(crate) seen: SeenKey,
+    endpoint: quinn::Endpoint,
+    socket: Arc<MagicSocket>,
+    provider: Arc<dyn SocketProvider>,
+    address: RelayAddress,
+    config: quinn::ClientConfig,
+    seen: SeenKey,
 }
 
 /// Why an attempt failed or a login ended.
@@ -420,6 +420,31 @@ async fn ending(connection: &Connection) -> Failure {
 }
 
 impl Login {
+    /// A login of `identity` at the relay of this address; a fingerprint in it pins the relay's key.
+    ///
+    /// # Errors
+    /// Where the identity's key cannot be used for TLS.
+    pub(crate) fn new(
+        identity: &Identity,
+        endpoint: quinn::Endpoint,
+        socket: Arc<MagicSocket>,
+        provider: Arc<dyn SocketProvider>,
+        address: RelayAddress,
+    ) -> Result<Self, TlsSetupError> {
+        let trust = address
+            .fingerprint
+            .map_or(RelayTrust::WebPki, RelayTrust::Pinned);
+        let (config, seen) = quic::relay_client(identity, trust)?;
+        Ok(Self {
+            endpoint,
+            socket,
+            provider,
+            address,
+            config,
+            seen,
+        })
+    }
+
     async fn attempt(&self) -> Result<Box<Online>, Failure> {
         let (connection, address) = self.dial().await?;
         match timeout(WELCOME_TIMEOUT, self.greet(&connection, address)).await {

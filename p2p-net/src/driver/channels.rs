@@ -114,6 +114,7 @@ impl Driver {
             let busy = ConnectError::RelayUnreachable("it takes no messages".to_owned());
             self.on_open_failed(peer, busy);
         }
+        self.take_postponed(peer);
     }
 
     pub(super) fn on_channel_opened(&mut self, opened: &ChannelOpened) {
@@ -238,8 +239,29 @@ impl Driver {
         }
     }
 
+    /// An opening of ours has gone out: an offer that came meanwhile is looked at.
+    pub(super) fn take_postponed(&mut self, peer: &PeerId) {
+        let state = self.peers.get_mut(peer);
+        if let Some(offered) = state.and_then(|state| state.postponed.take()) {
+            self.on_channel_offered(*offered);
+        }
+    }
+
     pub(super) fn on_channel_offered(&mut self, offered: ChannelOffered) {
         let (peer, channel) = (offered.from, offered.channel);
+        let unsent = |opening: &Opening| opening.request.is_none();
+        if let Some(state) = self.peers.get_mut(&peer)
+            && state.opening.as_ref().is_some_and(unsent)
+        {
+            // Ours goes out within moments. Answering first would mix the packets of the two attempts, and
+            // the peer could not tell that both dial.
+            if let Some(before) = state.postponed.replace(Box::new(offered)) {
+                self.say(ChannelClose {
+                    channel: before.channel,
+                });
+            }
+            return;
+        }
         // A channel for a connection of which we have nothing, as after a restart: the caller hears so.
         let resumed = offered.flight.is_empty() && offered.sealed.is_empty();
         if resumed && self.peers.get(&peer).is_none_or(PeerState::is_idle) {
@@ -258,7 +280,6 @@ impl Driver {
             self.say(ChannelClose { channel });
             return;
         }
-        self.yield_dial(&peer);
         let ours_stays = self.note_glare(&peer, &offered.flight);
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
@@ -403,6 +424,7 @@ impl Driver {
         for peer in self.peers.values_mut() {
             peer.opening = None;
             peer.answering = None;
+            peer.postponed = None;
             peer.link.end_flight();
         }
         for id in ids {

@@ -281,6 +281,7 @@ impl Driver {
             let _ = waiter.send(Err(error.clone()));
         }
         self.take_held(peer);
+        self.take_postponed(peer);
         // Whoever is at the other end of its channels, it is not the peer, or it does not answer.
         if self.peers.get(peer).is_some_and(PeerState::is_idle) {
             self.close_channels(peer);
@@ -300,30 +301,6 @@ impl Driver {
         dial.waiters.retain(|waiter| !waiter.is_closed());
         if dial.waiters.is_empty() {
             self.fail_dial(peer, &ConnectError::Closed);
-        }
-    }
-
-    /// The peer opens a channel: if ours has not been asked for yet, nobody knows of our attempt, and the
-    /// peer's serves both.
-    pub(super) fn yield_dial(&mut self, peer: &PeerId) {
-        let Some(state) = self.peers.get_mut(peer) else {
-            return;
-        };
-        if state
-            .opening
-            .take_if(|opening| opening.request.is_none())
-            .is_none()
-        {
-            return;
-        }
-        self.timers.stop(Timer::Open(*peer));
-        state.link.end_flight();
-        if let Some(dial) = &mut state.dial
-            && let Some((_, handshake)) = dial.handshake.take()
-        {
-            handshake.abort();
-            self.timers
-                .set(Timer::Settle(*peer), now() + SETTLE_TIMEOUT);
         }
     }
 
@@ -527,6 +504,9 @@ impl Driver {
             Ok(connection) => connection,
             Err(error) => {
                 debug!(peer = %peer.short(), %error, "an incoming handshake failed");
+                if let Some(dial) = state.dial.as_mut().filter(|_| state.handshakes == 0) {
+                    dial.glare = false;
+                }
                 self.settle(peer);
                 return;
             }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_net_proto::wire::{ObservedAddress, Signal};
+use p2p_net_proto::wire::{ChannelOffered, ObservedAddress, Signal};
 use p2p_net_proto::{Event, Input, Output, PathInfo, Peer, PeerConfig, PeerId, Route, SignalBody};
 use quinn::ConnectionId;
 use tokio::sync::watch;
@@ -34,6 +34,8 @@ pub(super) struct PeerState {
     pub(super) channels: Vec<(Arc<Channel>, bool)>,
     pub(super) opening: Option<Opening>,
     pub(super) answering: Option<Answering>,
+    /// A channel that was offered while an opening of ours had not gone out.
+    pub(super) postponed: Option<Box<ChannelOffered>>,
     pub(super) dial: Option<Dial>,
     pub(super) live: Option<Live>,
     /// Handshakes that the peer began and that are not complete.
@@ -100,6 +102,7 @@ impl Driver {
                 channels: Vec::new(),
                 opening: None,
                 answering: None,
+                postponed: None,
                 dial: None,
                 live: None,
                 handshakes: 0,
