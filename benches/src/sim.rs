@@ -327,7 +327,9 @@ async fn talk(mut send: SendStream, mut receive: RecvStream) {
 /// A transfer over the direct path, which is cut and healed: the longest time without a new byte, and how
 /// long the way back took after the healing.
 async fn cut(seed: u64) -> Result<(Duration, Duration)> {
-    let link = LinkConfig::delay(Duration::from_millis(25)).with_rate(CUT_RATE_BITS_PER_SEC);
+    let link = LinkConfig::delay(Duration::from_millis(25))
+        .with_jitter(Duration::from_millis(2))
+        .with_rate(CUT_RATE_BITS_PER_SEC);
     let pair = Pair::new(seed, link).await?;
     let [caller, callee] = &pair.endpoints;
     let receiving = tokio::spawn({
@@ -353,7 +355,9 @@ async fn cut(seed: u64) -> Result<(Duration, Duration)> {
     until(&connection, &mut receive, PathKind::Direct)
         .await
         .context("before the cut")?;
-    flow(&mut receive, Duration::from_secs(2)).await?;
+    // Each seed cuts at another moment between two probes.
+    let before = Duration::from_secs(2) + Duration::from_millis(37 * seed);
+    flow(&mut receive, before).await?;
     let [one, other] = &pair.hosts;
     pair.net.cut(one, other);
     let stall = flow(&mut receive, Duration::from_secs(8))
