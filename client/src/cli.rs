@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Action, Cli, ContactsAction, Global};
 use crate::settings::Settings;
-use crate::{Exit, Problem, demo};
+use crate::{Exit, Problem, demo, interrupt};
 
 use out::Out;
 
@@ -85,10 +85,13 @@ fn log_to_stderr(global: &Global) {
 }
 
 async fn run(cli: Cli) -> Result<Exit, Problem> {
+    interrupt::listen();
     let out = Out::new(cli.global.json);
     if matches!(cli.action, Action::Demo) {
-        demo::run(cli.global.json).await?;
-        return Ok(Exit::Success);
+        return tokio::select! {
+            shown = demo::run(cli.global.json) => shown.map(|()| Exit::Success),
+            () = interrupt::interrupted() => Err(Problem::failure("interrupted")),
+        };
     }
     let names_contact =
         matches!(&cli.action, Action::Contacts { action: Some(ContactsAction::Add { .. }) });

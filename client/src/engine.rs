@@ -56,8 +56,8 @@ pub struct Engine {
 
 /// All that reaches the engine's task.
 enum Input {
-    /// A face comes.
-    Attach(FaceBack),
+    /// A face comes, and is told when it is counted.
+    Attach { back: FaceBack, counted: oneshot::Sender<()> },
     /// A face asks.
     Request { face: u64, request: face::Request },
     /// A face went.
@@ -117,8 +117,7 @@ impl Engine {
     /// The engine has stopped.
     pub async fn attach(&self) -> Result<Face, Problem> {
         let (face, back) = face::pair();
-        self.inputs.send(Input::Attach(back)).await.map_err(|_| face::gone())?;
-        Ok(face)
+        if self.door().enter(back).await { Ok(face) } else { Err(face::gone()) }
     }
 
     /// Takes faces of other processes in.
@@ -153,9 +152,10 @@ pub struct Door {
 }
 
 impl Door {
-    /// Takes a face in; gives whether the engine is there.
+    /// Takes a face in, which is then one of [`Engine::faces`]; gives whether the engine is there.
     pub async fn enter(&self, back: FaceBack) -> bool {
-        self.inputs.send(Input::Attach(back)).await.is_ok()
+        let (counted, told) = oneshot::channel();
+        self.inputs.send(Input::Attach { back, counted }).await.is_ok() && told.await.is_ok()
     }
 }
 

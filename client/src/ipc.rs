@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use interprocess::local_socket::tokio::{Listener, Stream, prelude::*};
@@ -15,7 +16,7 @@ use interprocess::local_socket::{ConnectOptions, ListenerOptions, Name};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -59,6 +60,7 @@ pub struct Seat {
 /// Serves faces of other processes until it is dropped.
 pub struct Server {
     task: JoinHandle<()>,
+    gate: Arc<Gate>,
     socket: Option<PathBuf>,
     _seat: Seat,
 }
@@ -69,6 +71,65 @@ impl Drop for Server {
         if let Some(socket) = &self.socket {
             let _ = std::fs::remove_file(socket);
         }
+    }
+}
+
+/// Whether faces may come in. One that is told yes is counted by the engine before anybody who closes the
+/// gate goes on; one that is told no tries again.
+struct Gate {
+    state: watch::Sender<GateState>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct GateState {
+    is_open: bool,
+    /// Faces that were told yes and are not counted yet.
+    entering: usize,
+}
+
+impl Gate {
+    fn new() -> Self {
+        Self { state: watch::Sender::new(GateState { is_open: true, entering: 0 }) }
+    }
+
+    /// Asks to come in; who gets a pass is waited for until it is dropped.
+    fn pass(self: &Arc<Self>) -> Option<Pass> {
+        let let_in = self.state.send_if_modified(|state| {
+            state.entering += usize::from(state.is_open);
+            state.is_open
+        });
+        let_in.then(|| Pass(Arc::clone(self)))
+    }
+
+    async fn close(&self) {
+        self.state.send_modify(|state| state.is_open = false);
+        let mut state = self.state.subscribe();
+        // The sender is ours: this cannot fail.
+        let _ = state.wait_for(|state| state.entering == 0).await;
+    }
+
+    fn open(&self) {
+        self.state.send_modify(|state| state.is_open = true);
+    }
+}
+
+struct Pass(Arc<Gate>);
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.state.send_modify(|state| state.entering -= 1);
+    }
+}
+
+impl Server {
+    /// Lets nobody in any more; returns when all who were let in are faces of the engine.
+    pub async fn close_gate(&self) {
+        self.gate.close().await;
+    }
+
+    /// Lets faces in again.
+    pub fn open_gate(&self) {
+        self.gate.open();
     }
 }
 
@@ -210,8 +271,9 @@ impl Seat {
         let listener = self.listen();
         let (listener, socket) = listener
             .map_err(|error| Problem::io("cannot make the socket for other commands", &error))?;
-        let task = tokio::spawn(take_faces(listener, door));
-        Ok(Server { task, socket, _seat: self })
+        let gate = Arc::new(Gate::new());
+        let task = tokio::spawn(take_faces(listener, door, Arc::clone(&gate)));
+        Ok(Server { task, gate, socket, _seat: self })
     }
 
     fn listen(&self) -> io::Result<(Listener, Option<PathBuf>)> {
@@ -288,7 +350,7 @@ async fn read_frame<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) ->
 
 // The engine's side.
 
-async fn take_faces(listener: Listener, door: Door) {
+async fn take_faces(listener: Listener, door: Door, gate: Arc<Gate>) {
     let mut faces = JoinSet::new();
     loop {
         while faces.len() >= MAX_FACES {
@@ -297,7 +359,7 @@ async fn take_faces(listener: Listener, door: Door) {
         tokio::select! {
             stream = listener.accept() => match stream {
                 Ok(stream) => {
-                    faces.spawn(serve_face(stream, door.clone()));
+                    faces.spawn(serve_face(stream, door.clone(), Arc::clone(&gate)));
                 }
                 Err(error) => {
                     debug!(%error, "a face could not come in");
@@ -309,18 +371,20 @@ async fn take_faces(listener: Listener, door: Door) {
     }
 }
 
-async fn serve_face(stream: Stream, door: Door) {
+async fn serve_face(stream: Stream, door: Door, gate: Arc<Gate>) {
     let (mut recv, mut send) = (&stream, &stream);
-    let greeting = async {
-        let hello = read_frame::<FromFace>(&mut recv).await?;
-        write_frame(&mut send, &ToFace::Hello(PROTOCOL.to_owned())).await?;
-        Ok::<_, io::Error>(matches!(hello, FromFace::Hello(protocol) if protocol == PROTOCOL))
-    };
-    if !matches!(timeout(HELLO_LIMIT, greeting).await, Ok(Ok(true))) {
+    let hello = timeout(HELLO_LIMIT, read_frame::<FromFace>(&mut recv)).await;
+    let Ok(Ok(FromFace::Hello(protocol))) = hello else { return };
+    let Some(pass) = gate.pass() else { return };
+    let (face, back) = face::pair();
+    if protocol == PROTOCOL && !door.enter(back).await {
         return;
     }
-    let (face, back) = face::pair();
-    if !door.enter(back).await {
+    drop(pass);
+    // A face of another version is told ours, so that it can say what is wrong.
+    let answer = ToFace::Hello(PROTOCOL.to_owned());
+    let answered = timeout(HELLO_LIMIT, write_frame(&mut send, &answer)).await;
+    if protocol != PROTOCOL || !matches!(answered, Ok(Ok(()))) {
         return;
     }
     let Face { caller, mut events } = face;
@@ -449,6 +513,23 @@ mod tests {
         drop(seat);
         assert!(try_seat(dir.path()).expect("usable").is_some());
         assert!(join_running(dir.path()).await.expect("usable").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_gate_that_closes_waits_for_those_inside() {
+        let gate = Arc::new(Gate::new());
+        let pass = gate.pass().expect("open");
+        let closing = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.close().await }
+        });
+        gate.state.subscribe().wait_for(|state| !state.is_open).await.expect("closes");
+        assert!(gate.pass().is_none());
+        assert!(!closing.is_finished());
+        drop(pass);
+        closing.await.expect("closed");
+        gate.open();
+        assert!(gate.pass().is_some());
     }
 
     #[cfg(unix)]

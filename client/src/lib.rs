@@ -21,6 +21,7 @@ pub mod command;
 pub mod engine;
 pub mod event;
 pub mod face;
+mod interrupt;
 pub mod ipc;
 pub mod session;
 pub mod transfer;

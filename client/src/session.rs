@@ -16,7 +16,7 @@ use crate::face::{Caller, Face};
 use crate::ipc::{self, Role, Server};
 use crate::settings::Settings;
 use crate::store::{self, Store, now_millis};
-use crate::{Problem, book, face, identity};
+use crate::{Problem, book, face, identity, interrupt};
 
 /// How long the login at the relay may take before a command that needs it gives up.
 pub const LOGIN_LIMIT: Duration = Duration::from_secs(10);
@@ -153,17 +153,28 @@ impl Session {
         drop((caller, events));
         let Some(Host { engine, server }) = host else { return };
         let mut faces = engine.faces();
-        // Our own face ends a moment after its halves were dropped.
-        let alone = async { faces.wait_for(|count| *count == 0).await.is_ok() };
-        if timeout(Duration::from_millis(200), alone).await.is_err() {
-            let _ = writeln!(
-                io::stderr(),
-                "staying while other landline commands use this one's line; Ctrl-C ends all of them"
-            );
+        let interrupts = interrupt::count();
+        let mut is_told = false;
+        loop {
+            // Our own face ends a moment after its halves were dropped.
+            let alone = async { faces.wait_for(|count| *count == 0).await.is_ok() };
+            let is_alone = timeout(Duration::from_millis(200), alone).await.is_ok();
+            if !is_alone && !std::mem::replace(&mut is_told, true) {
+                let _ = writeln!(
+                    io::stderr(),
+                    "staying while other landline commands use this one's line; Ctrl-C ends all of them"
+                );
+            }
             tokio::select! {
                 _ = faces.wait_for(|count| *count == 0) => {}
-                _ = tokio::signal::ctrl_c() => {}
+                () = interrupt::interrupted_more_than(interrupts) => break,
             }
+            // Somebody may be coming in just now.
+            server.close_gate().await;
+            if *faces.borrow() == 0 {
+                break;
+            }
+            server.open_gate();
         }
         drop(server);
         engine.stop().await;

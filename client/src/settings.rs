@@ -69,14 +69,21 @@ impl Settings {
         let data_dir = std::path::absolute(&data_dir)
             .map_err(|e| Problem::io(format!("cannot use {}", data_dir.display()), &e))?;
         let mut file = SettingsFile::load(&data_dir)?;
-        let token = global.token.as_deref().map(parse_token).transpose()?;
+        let typed_token = global.token.as_deref().filter(|text| !text.is_empty());
+        let token = match typed_token {
+            Some(text) => Some(parse_token(text, "--token")?),
+            None => file.string("token")?.map(|text| parse_token(&text, FILE_NAME)).transpose()?,
+        };
         let typed = global.relay.as_deref().filter(|text| !text.is_empty());
         let mut relay = match typed {
             Some(text) => Some(parse_relay(text, "--relay")?),
             None => file.string("relay")?.map(|text| parse_relay(&text, FILE_NAME)).transpose()?,
         };
-        if let (Some(relay), Some(token)) = (&mut relay, token) {
-            relay.token = Some(token);
+        // The token in the file belongs to the relay in the file; one that is typed wins over all.
+        if let Some(relay) = &mut relay
+            && (typed_token.is_some() || (typed.is_none() && relay.token.is_none()))
+        {
+            relay.token = token.or_else(|| relay.token.take());
         }
         let claimed = global.name.as_deref().filter(|_| !contact_name);
         let name = match claimed {
@@ -137,6 +144,11 @@ impl Settings {
 pub fn remember_relay(data_dir: &Path, address: &RelayAddress) -> Result<(), Problem> {
     let mut file = SettingsFile::load(data_dir)?;
     file.set("relay", &address.to_string());
+    // In an address a token follows a fingerprint: without that it has a line of its own.
+    match &address.token {
+        Some(token) if address.fingerprint.is_none() => file.set("token", token.reveal()),
+        _ => file.remove("token"),
+    }
     file.save()
 }
 
@@ -148,8 +160,8 @@ pub fn parse_relay(text: &str, place: &str) -> Result<RelayAddress, Problem> {
     text.parse().map_err(|error| Problem::usage(format!("{place}: {error}")))
 }
 
-fn parse_token(text: &str) -> Result<Token, Problem> {
-    text.parse().map_err(|error| Problem::usage(format!("--token: {error}")))
+fn parse_token(text: &str, place: &str) -> Result<Token, Problem> {
+    text.parse().map_err(|error| Problem::usage(format!("{place}: {error}")))
 }
 
 fn check_name(name: &str) -> Result<(), Problem> {
@@ -271,6 +283,10 @@ impl SettingsFile {
         self.changed = true;
     }
 
+    fn remove(&mut self, key: &str) {
+        self.changed |= self.document.remove(key).is_some();
+    }
+
     /// Writes the file anew in one step, if something changed.
     fn save(&self) -> Result<(), Problem> {
         if !self.changed {
@@ -373,6 +389,14 @@ mod tests {
         };
         let settings = Settings::resolve(&global, false).expect("valid");
         assert!(!format!("{settings:?}").contains(token));
-        assert_eq!(settings.relay.and_then(|r| r.token).expect("set").reveal(), token);
+        let token_of = |settings: Settings| settings.relay.and_then(|relay| relay.token);
+        settings.remember_new_relay().expect("written");
+        assert_eq!(token_of(settings).expect("set").reveal(), token);
+        // An address without key cannot carry the token: it is remembered all the same.
+        let plain = Global { data_dir: global.data_dir.clone(), ..Global::default() };
+        let settings = Settings::resolve(&plain, false).expect("valid");
+        assert_eq!(token_of(settings).expect("remembered").reveal(), token);
+        let other = Global { relay: Some("other.example.org".to_owned()), ..plain };
+        assert_eq!(token_of(Settings::resolve(&other, false).expect("valid")), None);
     }
 }

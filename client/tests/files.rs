@@ -109,7 +109,7 @@ fn receiving_once_ends_with_the_transfer() {
     let mut bob_receives = bob.start(&arguments);
     bob_receives.wait_json("ready", |event| event["event"] == "ready");
     eve.run(&["send", &bob.id, path_text(&file)], 0);
-    assert_eq!(bob_receives.wait_exit(), 0);
+    bob_receives.wait_exit(0);
     assert_eq!(fs::read(into.join("note")).expect("there"), b"x");
 }
 
@@ -139,7 +139,7 @@ fn ctrl_c_leaves_no_half_file_on_either_side() {
     });
     ann_sends.interrupt();
     assert_eq!(ended(&mut ann_sends)["step"]["record"]["outcome"], "cancelled");
-    assert_eq!(ann_sends.wait_exit(), 1);
+    ann_sends.wait_exit(1);
     let end = ended(&mut bob_receives);
     assert_eq!(end["step"]["record"]["outcome"], "cancelled");
     assert_eq!(names(&bob.inbox()), [] as [String; 0]);
@@ -157,8 +157,8 @@ fn a_receiver_that_ends_is_told_to_the_sender_and_leaves_no_half_file() {
     });
     bob_receives.interrupt();
     assert_eq!(ended(&mut ann_sends)["step"]["record"]["outcome"], "cancelled");
-    assert_eq!(ann_sends.wait_exit(), 5);
-    assert_eq!(bob_receives.wait_exit(), 1);
+    ann_sends.wait_exit(5);
+    bob_receives.wait_exit(1);
     assert_eq!(names(&bob.inbox()), [] as [String; 0]);
 
     let _bob_receives = bob.receive("contacts");

@@ -46,9 +46,9 @@ fn conversations_show_delivery_and_reading() {
     bob_talks.type_line("yes");
     ann_talks.wait_json("the answer", |event| text_of(event) == Some("yes"));
     ann_talks.end_input();
-    assert_eq!(ann_talks.wait_exit(), 0, "everything was delivered");
+    ann_talks.wait_exit(0);
     bob_talks.end_input();
-    assert_eq!(bob_talks.wait_exit(), 0);
+    bob_talks.wait_exit(0);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_chat_survives_a_relay_that_is_killed_and_restarted() {
     ann_talks.type_line("three");
     bob_receives.wait_json("the message", |event| text_of(event) == Some("three"));
     ann_talks.end_input();
-    assert_eq!(ann_talks.wait_exit(), 0);
+    ann_talks.wait_exit(0);
 }
 
 #[test]
@@ -135,8 +135,8 @@ fn one_engine_serves_all_commands_of_a_data_folder() {
     ann.run(&["chat", "Bob", "--send", "still here"], 0);
     assert!(engine.runs(), "a face is open");
     face.interrupt();
-    assert_eq!(face.wait_exit(), 0);
-    assert_eq!(engine.wait_exit(), 0);
+    face.wait_exit(0);
+    engine.wait_exit(0);
     ann.run(&["chat", "Bob", "--send", "and with an engine of its own"], 0);
 }
 
@@ -155,7 +155,7 @@ fn two_first_commands_at_once_share_one_engine() {
     let mut both: Vec<_> =
         ["one", "two"].iter().map(|text| ann.start(&["chat", "Bob", "--send", text])).collect();
     for program in &mut both {
-        assert_eq!(program.wait_exit(), 0);
+        program.wait_exit(0);
     }
 }
 

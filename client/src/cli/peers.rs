@@ -6,10 +6,10 @@ use p2p_net::PathKind;
 use tokio::time::timeout;
 
 use super::out::{Out, describe, trust};
-use super::terminal::interrupted;
 use crate::command::{Command, Reply};
 use crate::contacts::Standing;
 use crate::event::{Event, PeerView, RelayStep};
+use crate::interrupt::interrupted;
 use crate::session::{Session, relay_problem};
 use crate::settings::Settings;
 use crate::{Exit, Problem, face};

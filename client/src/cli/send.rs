@@ -9,11 +9,11 @@ use tokio::time::timeout;
 
 use super::bars::Bars;
 use super::out::Out;
-use super::terminal::interrupted;
 use super::transfers::{show_files, summary};
 use crate::args::SendArgs;
 use crate::command::{Command, Reply};
 use crate::event::{Event, TransferStep};
+use crate::interrupt::interrupted;
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::store::transfers::TransferRecord;

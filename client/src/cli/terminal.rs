@@ -1,4 +1,4 @@
-//! The terminal: colors, local time, lines typed, Ctrl-C.
+//! The terminal: colors, local time, lines typed.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::OnceLock;
@@ -87,24 +87,6 @@ pub(super) fn confirm(question: &str) -> bool {
 
 pub(super) fn is_yes(line: &str) -> bool {
     matches!(line.trim().to_lowercase().as_str(), "y" | "yes")
-}
-
-/// Waits for Ctrl-C, or for the system's wish that the program ends.
-pub(super) async fn interrupted() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let [terminate, hangup] = [SignalKind::terminate(), SignalKind::hangup()].map(signal);
-        if let (Ok(mut terminate), Ok(mut hangup)) = (terminate, hangup) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 #[cfg(test)]

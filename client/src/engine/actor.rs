@@ -161,7 +161,10 @@ impl Actor {
 
     async fn on_input(&mut self, input: Input) {
         match input {
-            Input::Attach(back) => self.on_attach(back),
+            Input::Attach { back, counted } => {
+                self.on_attach(back);
+                let _ = counted.send(());
+            }
             Input::Request { face, request } => {
                 let crate::face::Request { command, reply } = request;
                 self.on_command(face, command, reply).await;

@@ -35,7 +35,10 @@ impl Cancel {
     /// Waits until it is thrown, and says why. Cancel safe.
     pub async fn cancelled(&self) -> String {
         let mut watch = self.0.subscribe();
-        let thrown = watch.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        let thrown = watch
+            .wait_for(Option::is_some)
+            .await
+            .map(|reason| reason.clone());
         match thrown {
             Ok(reason) => reason.unwrap_or_default(),
             // The sender lives in `self`, so that the channel cannot close; if it did, nobody could cancel.

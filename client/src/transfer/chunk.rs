@@ -75,8 +75,16 @@ impl FrameHeader {
 
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
         let (kind, first, second, length) = match *self {
-            Self::Chunk { file, chunk, length } => (KIND_CHUNK, file, chunk, length),
-            Self::Pack { highest, files, length } => (KIND_PACK, highest, files, length),
+            Self::Chunk {
+                file,
+                chunk,
+                length,
+            } => (KIND_CHUNK, file, chunk, length),
+            Self::Pack {
+                highest,
+                files,
+                length,
+            } => (KIND_PACK, highest, files, length),
         };
         let mut bytes = [0; HEADER_BYTES];
         bytes[0] = kind;
@@ -87,11 +95,21 @@ impl FrameHeader {
     }
 
     pub(super) fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, TransferError> {
-        let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let word = |at: usize| {
+            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let (first, second, length) = (word(4), word(8), word(12));
         let header = match bytes[..4] {
-            [KIND_CHUNK, 0, 0, 0] => Self::Chunk { file: first, chunk: second, length },
-            [KIND_PACK, 0, 0, 0] => Self::Pack { highest: first, files: second, length },
+            [KIND_CHUNK, 0, 0, 0] => Self::Chunk {
+                file: first,
+                chunk: second,
+                length,
+            },
+            [KIND_PACK, 0, 0, 0] => Self::Pack {
+                highest: first,
+                files: second,
+                length,
+            },
             _ => return Err(TransferError::malformed("a frame of an unknown kind")),
         };
         if let Self::Pack { files, .. } = header
@@ -100,7 +118,9 @@ impl FrameHeader {
             return Err(TransferError::malformed(format!("a pack of {files} files")));
         }
         if header.length() == 0 || header.length() > CHUNK_BYTES {
-            return Err(TransferError::malformed(format!("a frame of {length} bytes")));
+            return Err(TransferError::malformed(format!(
+                "a frame of {length} bytes"
+            )));
         }
         Ok(header)
     }
@@ -124,7 +144,14 @@ pub(super) fn next_packed(pack: &[u8]) -> Option<(Packed<'_>, &[u8])> {
     }
     let (bytes, rest) = rest.split_at_checked(size as usize)?;
     let (md5, rest) = rest.split_first_chunk::<MD5_BYTES>()?;
-    Some((Packed { file: u32::from_be_bytes(*file), bytes, md5: *md5 }, rest))
+    Some((
+        Packed {
+            file: u32::from_be_bytes(*file),
+            bytes,
+            md5: *md5,
+        },
+        rest,
+    ))
 }
 
 #[cfg(test)]
@@ -159,7 +186,12 @@ mod tests {
 
     #[test]
     fn headers_out_of_bounds_are_refused() {
-        let good = FrameHeader::Chunk { file: 1, chunk: 2, length: 3 }.encode();
+        let good = FrameHeader::Chunk {
+            file: 1,
+            chunk: 2,
+            length: 3,
+        }
+        .encode();
         for (at, value) in [(0, 0), (0, 3), (1, 1), (2, 1), (3, 9), (12, 1), (15, 0)] {
             let mut bad = good;
             bad[at] = value;

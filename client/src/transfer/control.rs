@@ -26,7 +26,10 @@ pub(super) struct ControlReader {
 
 impl ControlReader {
     pub(super) fn new(stream: RecvStream) -> Self {
-        Self { stream, decoder: FrameDecoder::default() }
+        Self {
+            stream,
+            decoder: FrameDecoder::default(),
+        }
     }
 
     /// The next message of a known kind. Cancel safe.
@@ -62,7 +65,10 @@ pub(super) struct ControlWriter {
 
 impl ControlWriter {
     pub(super) fn new(stream: SendStream) -> Self {
-        Self { stream, pending: BytesMut::new() }
+        Self {
+            stream,
+            pending: BytesMut::new(),
+        }
     }
 
     /// Appends plain bytes: what comes before the first frame.
@@ -98,17 +104,26 @@ impl ControlWriter {
     pub(super) async fn farewell(&mut self, error: &TransferError) {
         let code = match error {
             TransferError::Declined { reason } => {
-                if self.queue(&wire::Reject { reason: wire::clip(reason) }).is_ok() {
+                if self
+                    .queue(&wire::Reject {
+                        reason: wire::clip(reason),
+                    })
+                    .is_ok()
+                {
                     self.finish().await;
                 }
                 return;
             }
             TransferError::CancelledByUs { .. } => code::BY_USER,
-            TransferError::DiskFull { side: Side::Ours, .. } => code::DISK_FULL,
+            TransferError::DiskFull {
+                side: Side::Ours, ..
+            } => code::DISK_FULL,
             TransferError::Malformed(_) => code::MALFORMED,
             TransferError::NothingToSend | TransferError::TooMany { .. } => code::FAILED,
             // Our paths are nobody else's business.
-            TransferError::Io { source, .. } => return self.last_message(code::FAILED, &source.to_string()).await,
+            TransferError::Io { source, .. } => {
+                return self.last_message(code::FAILED, &source.to_string()).await;
+            }
             _ => return,
         };
         let reason = match error {
@@ -119,7 +134,13 @@ impl ControlWriter {
     }
 
     async fn last_message(&mut self, code: u16, reason: &str) {
-        if self.queue(&wire::Cancel { code, reason: wire::clip(reason) }).is_ok() {
+        if self
+            .queue(&wire::Cancel {
+                code,
+                reason: wire::clip(reason),
+            })
+            .is_ok()
+        {
             self.finish().await;
         }
     }
@@ -143,7 +164,9 @@ fn bad_bytes(error: p2p_net_proto::codec::CodecError) -> TransferError {
 
 /// The other side closed its stream without a `Cancel`: its program gave up.
 fn gone_silently() -> TransferError {
-    TransferError::PeerFailed { reason: "it gave no reason".into() }
+    TransferError::PeerFailed {
+        reason: "it gave no reason".into(),
+    }
 }
 
 /// What a `Cancel` of the other side means here.
@@ -151,15 +174,19 @@ pub(super) fn cancelled_by_peer(cancel: &wire::Cancel) -> TransferError {
     let reason = printable(&cancel.reason, 300);
     match cancel.code {
         code::BY_USER => TransferError::CancelledByPeer { reason },
-        code::DISK_FULL => {
-            TransferError::DiskFull { side: Side::Theirs, needed_bytes: None, free_bytes: None }
-        }
+        code::DISK_FULL => TransferError::DiskFull {
+            side: Side::Theirs,
+            needed_bytes: None,
+            free_bytes: None,
+        },
         _ => TransferError::PeerFailed { reason },
     }
 }
 
 /// A stream failed for a reason of the connection.
 pub(super) fn lost<E: std::error::Error>(error: E) -> TransferError {
-    let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let reason = error
+        .source()
+        .map_or_else(|| error.to_string(), ToString::to_string);
     TransferError::ConnectionLost(reason)
 }

@@ -94,7 +94,10 @@ pub enum TransferError {
 
 impl TransferError {
     pub(super) fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::Io { path: path.into(), source }
+        Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 
     pub(super) fn malformed(what: impl Into<String>) -> Self {
@@ -121,11 +124,20 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_with_its_figures() {
-        let error =
-            TransferError::DiskFull { side: Side::Ours, needed_bytes: Some(10), free_bytes: Some(3) };
-        assert_eq!(error.to_string(), "the disk is full: 10 bytes are needed, 3 may be used");
-        let error =
-            TransferError::DiskFull { side: Side::Theirs, needed_bytes: None, free_bytes: None };
+        let error = TransferError::DiskFull {
+            side: Side::Ours,
+            needed_bytes: Some(10),
+            free_bytes: Some(3),
+        };
+        assert_eq!(
+            error.to_string(),
+            "the disk is full: 10 bytes are needed, 3 may be used"
+        );
+        let error = TransferError::DiskFull {
+            side: Side::Theirs,
+            needed_bytes: None,
+            free_bytes: None,
+        };
         assert_eq!(error.to_string(), "the other side's disk is full");
     }
 }

@@ -22,7 +22,9 @@ impl Link for p2p_net::Connection {
     }
 
     async fn open_uni(&self) -> Result<SendStream, String> {
-        Self::open_uni(self).await.map_err(|error| error.to_string())
+        Self::open_uni(self)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     async fn closed(&self) -> String {

@@ -35,8 +35,8 @@ pub use error::{Side, TransferError};
 pub use link::Link;
 pub use receive::receive;
 pub use report::{
-    Decision, Direction, FileOutcome, FileReport, MAX_REPORT_FILES, Md5, NotHex, Offer, OfferItem, Phase,
-    Progress, TransferId, TransferReport,
+    Decision, Direction, FileOutcome, FileReport, MAX_REPORT_FILES, Md5, NotHex, Offer, OfferItem,
+    Phase, Progress, TransferId, TransferReport,
 };
 pub use router::LaneRouter;
 pub use send::{SendOptions, send};

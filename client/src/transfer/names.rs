@@ -76,7 +76,10 @@ pub(super) fn local_name(raw: &[u8], windows: bool) -> Result<String, NameError>
     if is_device(&name) {
         name.insert(0, '_');
     }
-    if name.get(..PART_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PART_PREFIX)) {
+    if name
+        .get(..PART_PREFIX.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(PART_PREFIX))
+    {
         return Err(NameError::Reserved);
     }
     if name.len() > MAX_COMPONENT_BYTES {
@@ -93,7 +96,10 @@ fn is_drive(name: &str) -> bool {
 /// Text of the other side made fit for one line of a screen: nothing that moves the cursor or turns the
 /// direction of writing, and at most `max_chars` characters.
 pub(super) fn printable(text: &str, max_chars: usize) -> String {
-    text.chars().take(max_chars).map(|c| if is_unprintable(c) { ' ' } else { c }).collect()
+    text.chars()
+        .take(max_chars)
+        .map(|c| if is_unprintable(c) { ' ' } else { c })
+        .collect()
 }
 
 /// Control characters, and those that turn the direction of writing, which make `exe.jpg` of `gpj.exe`.
@@ -103,14 +109,27 @@ fn is_unprintable(c: char) -> bool {
 
 /// Whether Windows takes the name for a device, whatever its ending.
 fn is_device(name: &str) -> bool {
-    let stem = name.split('.').next().unwrap_or_default().trim_end_matches(' ').to_uppercase();
-    if matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$") {
+    let stem = name
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(' ')
+        .to_uppercase();
+    if matches!(
+        stem.as_str(),
+        "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$"
+    ) {
         return true;
     }
-    let number = stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT"));
+    let number = stem
+        .strip_prefix("COM")
+        .or_else(|| stem.strip_prefix("LPT"));
     number.is_some_and(|number| {
         let mut chars = number.chars();
-        matches!((chars.next(), chars.next()), (Some('0'..='9' | '¹' | '²' | '³'), None))
+        matches!(
+            (chars.next(), chars.next()),
+            (Some('0'..='9' | '¹' | '²' | '³'), None)
+        )
     })
 }
 
@@ -140,7 +159,11 @@ fn head(text: &str, bytes: usize) -> &str {
 fn shortened(name: &str, raw: &[u8]) -> String {
     let hash = blake3::hash(raw).to_hex();
     let (stem, ending) = split_extension(name);
-    let ending = if ending.len() <= 2 * MAX_EXTENSION_BYTES { ending } else { "" };
+    let ending = if ending.len() <= 2 * MAX_EXTENSION_BYTES {
+        ending
+    } else {
+        ""
+    };
     let room = MAX_COMPONENT_BYTES - 9 - ending.len();
     format!("{}~{}{ending}", head(stem, room), &hash[..8])
 }
@@ -168,7 +191,11 @@ pub(super) struct Siblings {
 impl Siblings {
     /// `folds`: whether the target takes `A` and `a`, composed and decomposed letters, for the same.
     pub(super) fn new(folds: bool) -> Self {
-        Self { taken: HashSet::new(), key: RandomState::new(), folds }
+        Self {
+            taken: HashSet::new(),
+            key: RandomState::new(),
+            folds,
+        }
     }
 
     /// A name like `name` that nothing else has in the folder of number `parent`.
@@ -261,8 +288,14 @@ mod tests {
         ] {
             assert_eq!(local(raw), expected, "{raw:?}");
         }
-        assert_eq!(local_name(b"a:b<c>|\"?*", true).as_deref(), Ok("a_b_c_____"));
-        assert_eq!(local_name(b"bad \xff\xfe", false).as_deref(), Ok("bad \u{fffd}\u{fffd}"));
+        assert_eq!(
+            local_name(b"a:b<c>|\"?*", true).as_deref(),
+            Ok("a_b_c_____")
+        );
+        assert_eq!(
+            local_name(b"bad \xff\xfe", false).as_deref(),
+            Ok("bad \u{fffd}\u{fffd}")
+        );
     }
 
     #[test]
@@ -271,7 +304,10 @@ mod tests {
         assert_eq!(local(&fits), fits);
         let one = local(&format!("{}one.jpeg", "ü".repeat(300)));
         let two = local(&format!("{}two.jpeg", "ü".repeat(300)));
-        assert!(one.len() <= MAX_COMPONENT_BYTES && one.ends_with(".jpeg"), "{one}");
+        assert!(
+            one.len() <= MAX_COMPONENT_BYTES && one.ends_with(".jpeg"),
+            "{one}"
+        );
         assert_ne!(one, two);
     }
 
@@ -290,7 +326,10 @@ mod tests {
         }
         assert_eq!(numbered("a.txt", 1), "a.txt");
         let long = numbered(&"ü".repeat(127), 12);
-        assert!(long.len() <= MAX_COMPONENT_BYTES && long.ends_with(" (12)"), "{long}");
+        assert!(
+            long.len() <= MAX_COMPONENT_BYTES && long.ends_with(" (12)"),
+            "{long}"
+        );
     }
 
     #[test]
@@ -298,8 +337,15 @@ mod tests {
         let mut siblings = Siblings::new(true);
         assert_eq!(siblings.unique(0, "Ärger.txt".into()), "Ärger.txt");
         assert_eq!(siblings.unique(0, "ärger.txt".into()), "ärger (2).txt");
-        assert_eq!(siblings.unique(0, "a\u{308}rger.TXT".into()), "a\u{308}rger (3).TXT");
-        assert_eq!(siblings.unique(1, "ärger.txt".into()), "ärger.txt", "another folder");
+        assert_eq!(
+            siblings.unique(0, "a\u{308}rger.TXT".into()),
+            "a\u{308}rger (3).TXT"
+        );
+        assert_eq!(
+            siblings.unique(1, "ärger.txt".into()),
+            "ärger.txt",
+            "another folder"
+        );
         let mut exact = Siblings::new(false);
         assert_eq!(exact.unique(0, "A".into()), "A");
         assert_eq!(exact.unique(0, "a".into()), "a");

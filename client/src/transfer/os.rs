@@ -44,9 +44,14 @@ pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     let mut done = 0;
     while done < buffer.len() {
         #[cfg(unix)]
-        let read = std::os::unix::fs::FileExt::read_at(file, &mut buffer[done..], offset + done as u64);
+        let read =
+            std::os::unix::fs::FileExt::read_at(file, &mut buffer[done..], offset + done as u64);
         #[cfg(windows)]
-        let read = std::os::windows::fs::FileExt::seek_read(file, &mut buffer[done..], offset + done as u64);
+        let read = std::os::windows::fs::FileExt::seek_read(
+            file,
+            &mut buffer[done..],
+            offset + done as u64,
+        );
         match read {
             Ok(0) => break,
             Ok(bytes) => done += bytes,
@@ -65,7 +70,11 @@ pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
     {
         let mut done = 0;
         while done < bytes.len() {
-            match std::os::windows::fs::FileExt::seek_write(file, &bytes[done..], offset + done as u64)? {
+            match std::os::windows::fs::FileExt::seek_write(
+                file,
+                &bytes[done..],
+                offset + done as u64,
+            )? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 written => done += written,
             }
@@ -76,7 +85,10 @@ pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
 
 /// Whether an error means that the disk, or our share of it, is full.
 pub(super) fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Bytes that a transfer may use on the disk of `dir`, its margin taken off; `None` if it does not tell.
@@ -89,7 +101,11 @@ pub(super) fn usable_bytes(dir: &File) -> Option<u64> {
             return None;
         }
         let margin = (stat.f_blocks.saturating_mul(stat.f_frsize) / 50).min(MAX_MARGIN_BYTES);
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(margin))
+        Some(
+            stat.f_bavail
+                .saturating_mul(stat.f_frsize)
+                .saturating_sub(margin),
+        )
     }
     #[cfg(not(unix))]
     {
@@ -192,8 +208,14 @@ pub(super) fn set_folder_time(root: &Dir, path: &Path, modified: SystemTime) {
         use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT};
         let (tv_sec, tv_nsec) = since_1970(modified);
         let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            last_modification: Timespec { tv_sec, tv_nsec: tv_nsec.into() },
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT,
+            },
+            last_modification: Timespec {
+                tv_sec,
+                tv_nsec: tv_nsec.into(),
+            },
         };
         let _ = rustix::fs::utimensat(root, path, &times, AtFlags::SYMLINK_NOFOLLOW);
     }
@@ -244,7 +266,10 @@ pub(super) fn name_bytes(name: &std::ffi::OsStr) -> Vec<u8> {
 /// A time as the wire has it: seconds since 1970, rounded down, and nanoseconds.
 pub(super) fn since_1970(time: SystemTime) -> (i64, u32) {
     match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
+        Ok(after) => (
+            i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            after.subsec_nanos(),
+        ),
         Err(before) => {
             let before = before.duration();
             let secs = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
@@ -262,8 +287,11 @@ pub(super) fn from_1970(secs: i64, nanos: u32) -> Option<SystemTime> {
         return None;
     }
     let whole = Duration::from_secs(secs.unsigned_abs());
-    let time =
-        if secs < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    let time = if secs < 0 {
+        UNIX_EPOCH.checked_sub(whole)
+    } else {
+        UNIX_EPOCH.checked_add(whole)
+    };
     time?.checked_add(Duration::from_nanos(nanos.into()))
 }
 
@@ -288,7 +316,12 @@ mod tests {
             root.write("taken", "old").expect("written");
             root.create_dir_all("folder/inner").expect("made");
             root.create_dir("empty").expect("made");
-            for (from, to) in [("a", "taken"), ("a", "empty"), ("folder", "taken"), ("folder", "empty")] {
+            for (from, to) in [
+                ("a", "taken"),
+                ("a", "empty"),
+                ("folder", "taken"),
+                ("folder", "empty"),
+            ] {
                 let error = rename(&root, from, &root, to).expect_err("taken");
                 assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{from} to {to}");
             }
@@ -306,7 +339,8 @@ mod tests {
         let temp = tempfile::tempdir().expect("a folder");
         let pipe = temp.path().join("pipe");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("made");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("made");
         assert!(open_regular(&pipe).is_err());
         std::os::unix::fs::symlink("/etc/passwd", temp.path().join("link")).expect("made");
         assert!(open_regular(&temp.path().join("link")).is_err());
@@ -319,9 +353,13 @@ mod tests {
         let temp = tempfile::tempdir().expect("a folder");
         let path = temp.path().join("x");
         let file = File::create(&path).expect("made");
-        file.set_permissions(std::fs::Permissions::from_mode(0o640)).expect("set");
+        file.set_permissions(std::fs::Permissions::from_mode(0o640))
+            .expect("set");
         make_executable(&file, 0o7777).expect("set");
-        assert_eq!(file.metadata().expect("there").permissions().mode() & 0o7777, 0o750);
+        assert_eq!(
+            file.metadata().expect("there").permissions().mode() & 0o7777,
+            0o750
+        );
     }
 
     proptest! {

@@ -15,15 +15,27 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(buffers: usize) -> Self {
-        Self { free: Arc::default(), permits: Arc::new(Semaphore::new(buffers)) }
+        Self {
+            free: Arc::default(),
+            permits: Arc::new(Semaphore::new(buffers)),
+        }
     }
 
     /// A buffer, when one is free; `None` once the pool is closed. Its old content is still in it.
     pub(super) async fn take(&self) -> Option<Buffer> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
-        let bytes = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let bytes = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         let bytes = bytes.unwrap_or_else(|| vec![0; CHUNK_BYTES].into_boxed_slice());
-        Some(Buffer { bytes, len: 0, free: Arc::clone(&self.free), _permit: permit })
+        Some(Buffer {
+            bytes,
+            len: 0,
+            free: Arc::clone(&self.free),
+            _permit: permit,
+        })
     }
 
     /// Lets everybody who waits, now or later, go without.
@@ -78,7 +90,10 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        self.free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(bytes);
     }
 }
 

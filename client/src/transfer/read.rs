@@ -16,8 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::chunk::{
-    CHUNK_BYTES, FrameHeader, MAX_PACK_FILES, MD5_BYTES, PACKED_HEADER_BYTES, SMALL_BYTES, chunk_count,
-    chunk_len, chunk_offset, next_packed,
+    CHUNK_BYTES, FrameHeader, MAX_PACK_FILES, MD5_BYTES, PACKED_HEADER_BYTES, SMALL_BYTES,
+    chunk_count, chunk_len, chunk_offset, next_packed,
 };
 use super::os;
 use super::pool::{Buffer, Pool};
@@ -63,7 +63,11 @@ pub(super) enum Note {
     /// MD5s of files in a pack, which carries them itself.
     Packed(Vec<(u32, Md5)>),
     /// A file could not be read, or not as it was announced.
-    Unsent { file: u32, skipped: bool, reason: String },
+    Unsent {
+        file: u32,
+        skipped: bool,
+        reason: String,
+    },
     /// So many frames are under way, and that is all.
     AllSent { frames: u64 },
 }
@@ -125,7 +129,12 @@ pub(super) fn start(roots: Vec<Root>, lanes: usize) -> io::Result<Reading> {
     let count = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_HASHERS));
     for number in 0..count {
         let (hash_in, work) = sync_channel(HASH_QUEUE);
-        let hasher = Hasher { work, notes: notes_in.clone(), frames: frames_in.clone(), current: None };
+        let hasher = Hasher {
+            work,
+            notes: notes_in.clone(),
+            frames: frames_in.clone(),
+            current: None,
+        };
         spawn(format!("send-md5-{number}"), move || hasher.run())?;
         hashers.push(hash_in);
     }
@@ -149,11 +158,20 @@ pub(super) fn start(roots: Vec<Root>, lanes: usize) -> io::Result<Reading> {
         sent: 0,
     };
     spawn("send-read".into(), move || reader.run(&jobs, &repair_jobs))?;
-    Ok(Reading { notes, frames, repairs, unsettled, pool })
+    Ok(Reading {
+        notes,
+        frames,
+        repairs,
+        unsettled,
+        pool,
+    })
 }
 
 /// A named thread. It is not joined: it ends with its queues.
-pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
+pub(super) fn spawn(
+    name: String,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name(name).spawn(run)
 }
 
@@ -202,7 +220,10 @@ impl Walker {
             return Ok(());
         }
         self.flush()?;
-        self.runtime.block_on(self.unsettled.acquire()).map_err(|_| Over)?.forget();
+        self.runtime
+            .block_on(self.unsettled.acquire())
+            .map_err(|_| Over)?
+            .forget();
         Ok(())
     }
 
@@ -214,7 +235,9 @@ impl Walker {
         let is_file = |found: &&Found| found.entry.kind == kind::FILE;
         let jobs: Vec<Job> = batch.iter().filter(is_file).map(Job::whole).collect();
         if !batch.is_empty() {
-            self.notes.blocking_send(Note::Found(batch)).map_err(|_| Over)?;
+            self.notes
+                .blocking_send(Note::Found(batch))
+                .map_err(|_| Over)?;
         }
         for job in jobs {
             self.jobs.send(job).map_err(|_| Over)?;
@@ -226,9 +249,18 @@ impl Walker {
 /// What a hasher works on.
 enum HashWork {
     /// The next chunk of the file that this hasher has in hand, or the first of another one.
-    Chunk { file: u32, first: bool, last: bool, bytes: Bytes },
+    Chunk {
+        file: u32,
+        first: bool,
+        last: bool,
+        bytes: Bytes,
+    },
     /// Small files, whose places for MD5s are still empty.
-    Pack { buffer: Buffer, highest: u32, files: u32 },
+    Pack {
+        buffer: Buffer,
+        highest: u32,
+        files: u32,
+    },
 }
 
 struct Reader {
@@ -317,7 +349,11 @@ impl Reader {
     }
 
     fn unsent(&mut self, file: u32, skipped: bool, why: &str) -> Result<(), Over> {
-        self.note(Note::Unsent { file, skipped, reason: clip_file_reason(why) })
+        self.note(Note::Unsent {
+            file,
+            skipped,
+            reason: clip_file_reason(why),
+        })
     }
 
     /// Adds a whole small file to the open pack.
@@ -334,7 +370,11 @@ impl Reader {
         }
         let pack = match &mut self.pack {
             Some(pack) => pack,
-            none => none.insert(OpenPack { buffer: take(&self.runtime, &self.pool)?, highest: 0, files: 0 }),
+            none => none.insert(OpenPack {
+                buffer: take(&self.runtime, &self.pool)?,
+                highest: 0,
+                files: 0,
+            }),
         };
         let start = pack.buffer.len();
         let room = pack.buffer.extend(needed);
@@ -354,13 +394,26 @@ impl Reader {
 
     /// Has the open pack hashed and sent.
     fn finish_pack(&mut self) -> Result<(), Over> {
-        let Some(OpenPack { buffer, highest, files }) = self.pack.take() else { return Ok(()) };
+        let Some(OpenPack {
+            buffer,
+            highest,
+            files,
+        }) = self.pack.take()
+        else {
+            return Ok(());
+        };
         if files == 0 {
             return Ok(());
         }
         let hasher = usize::try_from(self.sent).unwrap_or(0) % self.hashers.len();
         self.sent += 1;
-        self.hashers[hasher].send(HashWork::Pack { buffer, highest, files }).map_err(|_| Over)
+        self.hashers[hasher]
+            .send(HashWork::Pack {
+                buffer,
+                highest,
+                files,
+            })
+            .map_err(|_| Over)
     }
 
     /// Sends a file chunk by chunk, each to a lane and to the file's hasher.
@@ -378,7 +431,12 @@ impl Reader {
                 unchanged(&file, job)?;
             }
             let bytes = Bytes::from_owner(buffer);
-            let work = HashWork::Chunk { file: job.file, first: chunk == 0, last, bytes: bytes.clone() };
+            let work = HashWork::Chunk {
+                file: job.file,
+                first: chunk == 0,
+                last,
+                bytes: bytes.clone(),
+            };
             // The lane first: the digest has time.
             self.send_chunk(job, chunk, bytes)?;
             self.hashers[hasher].send(work).map_err(|_| Over)?;
@@ -402,10 +460,16 @@ impl Reader {
 
     fn send_chunk(&mut self, job: &Job, chunk: u32, bytes: Bytes) -> Result<(), Over> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let header = FrameHeader::Chunk { file: job.file, chunk, length };
+        let header = FrameHeader::Chunk {
+            file: job.file,
+            chunk,
+            length,
+        };
         let content_bytes = bytes.len() as u64;
         self.sent += 1;
-        self.frames.blocking_send(frame(header, bytes, content_bytes)).map_err(|_| Over)
+        self.frames
+            .blocking_send(frame(header, bytes, content_bytes))
+            .map_err(|_| Over)
     }
 
     fn note(&self, note: Note) -> Result<(), Over> {
@@ -415,7 +479,10 @@ impl Reader {
 
 fn frame(header: FrameHeader, bytes: Bytes, content_bytes: u64) -> LaneFrame {
     let check = Bytes::copy_from_slice(blake3::hash(&bytes).as_bytes());
-    LaneFrame { parts: [Bytes::copy_from_slice(&header.encode()), bytes, check], content_bytes }
+    LaneFrame {
+        parts: [Bytes::copy_from_slice(&header.encode()), bytes, check],
+        content_bytes,
+    }
 }
 
 fn take(runtime: &Handle, pool: &Pool) -> Result<Buffer, Over> {
@@ -423,7 +490,8 @@ fn take(runtime: &Handle, pool: &Pool) -> Result<Buffer, Over> {
 }
 
 fn open(job: &Job) -> Result<File, ReadFailure> {
-    let file = os::open_regular(&job.path).map_err(|error| ReadFailure::Unreadable(error.to_string()))?;
+    let file =
+        os::open_regular(&job.path).map_err(|error| ReadFailure::Unreadable(error.to_string()))?;
     unchanged(&file, job)?;
     Ok(file)
 }
@@ -440,7 +508,9 @@ fn read_exactly(file: &File, room: &mut [u8], offset: u64) -> Result<(), ReadFai
 
 /// Whether a file still has the size and time that it was announced with.
 fn unchanged(file: &File, job: &Job) -> Result<(), ReadFailure> {
-    let metadata = file.metadata().map_err(|error| ReadFailure::Changed(error.to_string()))?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| ReadFailure::Changed(error.to_string()))?;
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     if metadata.len() == job.size && modified == job.modified {
         Ok(())
@@ -461,8 +531,17 @@ impl Hasher {
     fn run(mut self) {
         while let Ok(work) = self.work.recv() {
             let result = match work {
-                HashWork::Chunk { file, first, last, bytes } => self.chunk(file, first, last, &bytes),
-                HashWork::Pack { buffer, highest, files } => self.pack(buffer, highest, files),
+                HashWork::Chunk {
+                    file,
+                    first,
+                    last,
+                    bytes,
+                } => self.chunk(file, first, last, &bytes),
+                HashWork::Pack {
+                    buffer,
+                    highest,
+                    files,
+                } => self.pack(buffer, highest, files),
             };
             if result.is_err() {
                 return;
@@ -479,7 +558,10 @@ impl Hasher {
         }
         if last && let Some(digest) = self.current.take() {
             let md5 = Md5::from_bytes(digest.finalize().into());
-            return self.notes.blocking_send(Note::Digest(file, md5)).map_err(|_| Over);
+            return self
+                .notes
+                .blocking_send(Note::Digest(file, md5))
+                .map_err(|_| Over);
         }
         Ok(())
     }
@@ -497,9 +579,15 @@ impl Hasher {
             buffer.as_mut()[at..at + MD5_BYTES].copy_from_slice(&md5);
             at += MD5_BYTES;
         }
-        self.notes.blocking_send(Note::Packed(digests)).map_err(|_| Over)?;
+        self.notes
+            .blocking_send(Note::Packed(digests))
+            .map_err(|_| Over)?;
         let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let header = FrameHeader::Pack { highest, files, length };
+        let header = FrameHeader::Pack {
+            highest,
+            files,
+            length,
+        };
         let frame = frame(header, Bytes::from_owner(buffer), content_bytes);
         self.frames.blocking_send(frame).map_err(|_| Over)
     }

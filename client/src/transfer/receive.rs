@@ -73,7 +73,13 @@ pub async fn receive(
         }
     };
     let reporter = reporter(&agreed.offer, events);
-    let mut receiver = Receiver { reader, writer, inbox, reporter, lanes: 0 };
+    let mut receiver = Receiver {
+        reader,
+        writer,
+        inbox,
+        reporter,
+        lanes: 0,
+    };
     let result = tokio::select! {
         biased;
         reason = cancel.cancelled() => Err(TransferError::CancelledByUs { reason }),
@@ -96,10 +102,17 @@ async fn agree(
     events: &mpsc::Sender<Progress>,
 ) -> Result<Agreed, TransferError> {
     let late = |_| TransferError::malformed("no offer came");
-    let offer = match timeout(OFFER_PATIENCE, reader.next()).await.map_err(late)?? {
+    let offer = match timeout(OFFER_PATIENCE, reader.next())
+        .await
+        .map_err(late)??
+    {
         Control::Offer(offer) => fit_to_show(offer),
         Control::Cancel(cancel) => return Err(cancelled_by_peer(&cancel)),
-        _ => return Err(TransferError::malformed("a transfer that begins without an offer")),
+        _ => {
+            return Err(TransferError::malformed(
+                "a transfer that begins without an offer",
+            ));
+        }
     };
     let _ = events.send(Progress::Offered(offer.clone())).await;
     let decision = tokio::select! {
@@ -110,7 +123,11 @@ async fn agree(
         }),
     };
     match decision {
-        Decision::Accept { into, overwrite } => Ok(Agreed { offer, into, overwrite }),
+        Decision::Accept { into, overwrite } => Ok(Agreed {
+            offer,
+            into,
+            overwrite,
+        }),
         Decision::Reject { reason } => Err(TransferError::Declined { reason }),
     }
 }
@@ -158,8 +175,7 @@ struct Receiver {
 enum FromLane {
     /// A frame; the lane waits until it has been taken.
     Frame(RecvStream, Arrived),
-    /// Its proper end.
-    End,
+    /// Its end; the sender keeps its lanes open until we are done.
     Failed(TransferError),
 }
 
@@ -168,10 +184,15 @@ type LaneWork = BoxFuture<'static, FromLane>;
 impl Receiver {
     /// Says yes, if there is room, and takes everything until each file is settled.
     async fn run(&mut self, offer: &Offer, writing: &Writing) -> Result<(), TransferError> {
-        writing.book.lock().check_room(offer.total_bytes.unwrap_or(0))?;
+        writing
+            .book
+            .lock()
+            .check_room(offer.total_bytes.unwrap_or(0))?;
         self.writer.queue(&wire::Accept { have: Vec::new() })?;
         self.reporter.tell(Progress::Accepted).await;
-        self.reporter.tell(Progress::Phase(Phase::Transferring)).await;
+        self.reporter
+            .tell(Progress::Phase(Phase::Transferring))
+            .await;
         self.take_all(writing).await
     }
 
@@ -205,7 +226,6 @@ impl Receiver {
                     FromLane::Frame(lane, frame) => {
                         self.on_frame(lane, frame, writing, &pool, &mut early, &mut busy)?;
                     }
-                    FromLane::End => self.lanes -= 1,
                     FromLane::Failed(error) => {
                         verdict.as_mut().reset(tokio::time::Instant::now() + VERDICT_PATIENCE);
                         broken = Some(error);
@@ -240,7 +260,9 @@ impl Receiver {
         let ledger = writing.book.lock();
         if frame.header.highest() >= ledger.entries() {
             if ledger.has_ended() {
-                return Err(TransferError::malformed("content of a file that there is not"));
+                return Err(TransferError::malformed(
+                    "content of a file that there is not",
+                ));
             }
             early.push((lane, frame));
             return Ok(());
@@ -282,7 +304,11 @@ impl Receiver {
     async fn on_news(&mut self, writing: &Writing) -> Result<bool, TransferError> {
         let (failure, news, settled) = {
             let mut ledger = writing.book.lock();
-            (ledger.take_failure(), ledger.take_news(), ledger.is_settled())
+            (
+                ledger.take_failure(),
+                ledger.take_news(),
+                ledger.is_settled(),
+            )
         };
         if let Some(failure) = failure {
             return Err(failure);
@@ -291,7 +317,9 @@ impl Receiver {
             self.reporter.folder();
         }
         for (path, size) in news.started {
-            self.reporter.tell(Progress::FileStarted { path, size }).await;
+            self.reporter
+                .tell(Progress::FileStarted { path, size })
+                .await;
         }
         for report in news.reports {
             self.reporter.finished(report).await;
@@ -300,7 +328,9 @@ impl Receiver {
             self.writer.queue(&repair)?;
         }
         for results in news.results.chunks(MAX_BATCH / 4) {
-            self.writer.queue(&wire::Results { results: results.to_vec() })?;
+            self.writer.queue(&wire::Results {
+                results: results.to_vec(),
+            })?;
         }
         Ok(settled)
     }
@@ -321,7 +351,11 @@ impl Receiver {
         self.reporter.tell(Progress::Phase(Phase::Publishing)).await;
         let (plan, verified, corrupt) = {
             let mut ledger = writing.book.lock();
-            (ledger.take_plan(overwrite), ledger.verified(), ledger.is_corrupt())
+            (
+                ledger.take_plan(overwrite),
+                ledger.verified(),
+                ledger.is_corrupt(),
+            )
         };
         let published = match writing.publish(plan).await {
             Ok(published) => published,
@@ -335,7 +369,9 @@ impl Receiver {
         self.reader.wait_for_end().await;
         let report = self.reporter.into_report(published);
         if corrupt {
-            return Err(TransferError::VerificationFailed { report: Box::new(report) });
+            return Err(TransferError::VerificationFailed {
+                report: Box::new(report),
+            });
         }
         Ok(report)
     }
@@ -344,30 +380,32 @@ impl Receiver {
 /// Reads one frame off a lane.
 async fn read_frame(mut lane: RecvStream, pool: Arc<Pool>) -> FromLane {
     match try_read_frame(&mut lane, &pool).await {
-        Ok(Some(frame)) => FromLane::Frame(lane, frame),
-        Ok(None) => FromLane::End,
+        Ok(frame) => FromLane::Frame(lane, frame),
         Err(error) => FromLane::Failed(error),
     }
 }
 
-async fn try_read_frame(lane: &mut RecvStream, pool: &Pool) -> Result<Option<Arrived>, TransferError> {
+async fn try_read_frame(lane: &mut RecvStream, pool: &Pool) -> Result<Arrived, TransferError> {
     let mut header = [0; HEADER_BYTES];
-    match lane.read_exact(&mut header).await {
-        Ok(()) => {}
-        Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(None),
-        Err(error) => return Err(lane_error(error)),
-    }
+    lane.read_exact(&mut header).await.map_err(lane_error)?;
     let header = FrameHeader::decode(&header)?;
-    let Some(mut buffer) = pool.take().await else { return Ok(None) };
-    lane.read_exact(buffer.fill(header.length())).await.map_err(lane_error)?;
+    let closed = || TransferError::malformed("no more buffers");
+    let mut buffer = pool.take().await.ok_or_else(closed)?;
+    lane.read_exact(buffer.fill(header.length()))
+        .await
+        .map_err(lane_error)?;
     let mut blake3 = [0; BLAKE3_BYTES];
     lane.read_exact(&mut blake3).await.map_err(lane_error)?;
-    Ok(Some(Arrived { header, buffer, blake3 }))
+    Ok(Arrived {
+        header,
+        buffer,
+        blake3,
+    })
 }
 
 fn lane_error(error: quinn::ReadExactError) -> TransferError {
     match error {
         quinn::ReadExactError::ReadError(quinn::ReadError::ConnectionLost(error)) => lost(error),
-        _ => TransferError::malformed("a lane ended in the middle of a frame"),
+        _ => TransferError::malformed("a lane ended before the transfer"),
     }
 }

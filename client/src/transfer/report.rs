@@ -307,7 +307,11 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(transfer: TransferId, direction: Direction, events: mpsc::Sender<Progress>) -> Self {
+    pub(super) fn new(
+        transfer: TransferId,
+        direction: Direction,
+        events: mpsc::Sender<Progress>,
+    ) -> Self {
         Self {
             events,
             report: TransferReport::new(transfer, direction),
@@ -341,14 +345,20 @@ impl Reporter {
     /// Notes how many bytes of content are done, and tells it when it is time.
     pub(super) fn bytes(&mut self, done: u64) {
         self.done_bytes = done;
-        if self.told.is_none_or(|(at, _, _)| at.elapsed() >= BYTES_INTERVAL) {
+        if self
+            .told
+            .is_none_or(|(at, _, _)| at.elapsed() >= BYTES_INTERVAL)
+        {
             self.tell_bytes();
         }
     }
 
     fn tell_bytes(&mut self) {
         let files_done = self.report.total_files();
-        if self.told.is_some_and(|(_, bytes, files)| (bytes, files) == (self.done_bytes, files_done)) {
+        if self
+            .told
+            .is_some_and(|(_, bytes, files)| (bytes, files) == (self.done_bytes, files_done))
+        {
             return;
         }
         self.told = Some((Instant::now(), self.done_bytes, files_done));
@@ -378,7 +388,13 @@ mod tests {
     use super::*;
 
     fn file(outcome: FileOutcome) -> FileReport {
-        FileReport { path: "a".into(), size: 3, md5_local: None, md5_remote: None, outcome }
+        FileReport {
+            path: "a".into(),
+            size: 3,
+            md5_local: None,
+            md5_remote: None,
+            outcome,
+        }
     }
 
     #[test]
@@ -386,10 +402,19 @@ mod tests {
         let text = "d41d8cd98f00b204e9800998ecf8427e";
         let md5: Md5 = text.parse().expect("a digest");
         assert_eq!(md5.to_string(), text);
-        assert_eq!(serde_json::to_string(&md5).expect("text"), format!("\"{text}\""));
-        assert_eq!(serde_json::from_str::<Md5>(&format!("\"{text}\"")).expect("text"), md5);
+        assert_eq!(
+            serde_json::to_string(&md5).expect("text"),
+            format!("\"{text}\"")
+        );
+        assert_eq!(
+            serde_json::from_str::<Md5>(&format!("\"{text}\"")).expect("text"),
+            md5
+        );
         assert_eq!("d41d".parse::<Md5>(), Err(NotHex));
-        assert_eq!("x41d8cd98f00b204e9800998ecf8427e".parse::<Md5>(), Err(NotHex));
+        assert_eq!(
+            "x41d8cd98f00b204e9800998ecf8427e".parse::<Md5>(),
+            Err(NotHex)
+        );
     }
 
     #[test]
@@ -399,9 +424,15 @@ mod tests {
             ..file(FileOutcome::Failed("why".into()))
         });
         let json = serde_json::to_string(&event).expect("json");
-        assert_eq!(serde_json::from_str::<Progress>(&json).expect("json"), event);
+        assert_eq!(
+            serde_json::from_str::<Progress>(&json).expect("json"),
+            event
+        );
         let body = p2p_net_proto::codec::to_body(&event).expect("bincode");
-        assert_eq!(p2p_net_proto::codec::from_body::<Progress>(&body).expect("bincode"), event);
+        assert_eq!(
+            p2p_net_proto::codec::from_body::<Progress>(&body).expect("bincode"),
+            event
+        );
     }
 
     #[test]

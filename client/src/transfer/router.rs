@@ -91,7 +91,11 @@ impl LaneRouter {
         inboxes.insert(transfer, sender);
         drop(inboxes);
         self.shared.changed.notify_waiters();
-        Ok(LaneInbox { lanes, transfer, shared: Arc::clone(&self.shared) })
+        Ok(LaneInbox {
+            lanes,
+            transfer,
+            shared: Arc::clone(&self.shared),
+        })
     }
 }
 

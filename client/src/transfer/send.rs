@@ -20,8 +20,8 @@ use super::link::Link;
 use super::names::printable;
 use super::read::{self, Job, LaneFrame, Looked, MAX_REPAIRS, Note, Reading};
 use super::report::{
-    Direction, FileOutcome, FileReport, Md5, Offer, OfferItem, Phase, Progress, Reporter, TransferId,
-    TransferReport,
+    Direction, FileOutcome, FileReport, Md5, Offer, OfferItem, Phase, Progress, Reporter,
+    TransferId, TransferReport,
 };
 use super::walk::{Found, Root};
 use super::wire::{self, Control, Entry, MAX_LANES, MAX_OFFER_ITEMS, kind, outcome};
@@ -38,7 +38,7 @@ const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SendOptions {
-    /// Streams that carry content, 1 to 32; 4 unless told otherwise.
+    /// Streams that carry content, 1 to 16; 4 unless told otherwise.
     pub lanes: usize,
     /// What the receiver is shown in one line; made from the names if there is none.
     pub label: Option<String>,
@@ -46,7 +46,10 @@ pub struct SendOptions {
 
 impl Default for SendOptions {
     fn default() -> Self {
-        Self { lanes: DEFAULT_LANES, label: None }
+        Self {
+            lanes: DEFAULT_LANES,
+            label: None,
+        }
     }
 }
 
@@ -70,7 +73,8 @@ pub async fn send(
     cancel: Cancel,
 ) -> Result<TransferReport, TransferError> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| TransferError::io("", std::io::Error::other(error)))?;
+    getrandom::fill(&mut id)
+        .map_err(|error| TransferError::io("", std::io::Error::other(error)))?;
     let id = TransferId::from_bytes(id);
     let reporter = Reporter::new(id, Direction::Sent, events);
     reporter.tell(Progress::Phase(Phase::Preparing)).await;
@@ -157,14 +161,17 @@ impl Sender {
         self.offer(&looked, label).await?;
         let mut lanes = Vec::with_capacity(self.lanes);
         for _ in 0..self.lanes {
-            let mut lane = link.open_uni().await.map_err(TransferError::ConnectionLost)?;
+            let mut lane = link
+                .open_uni()
+                .await
+                .map_err(TransferError::ConnectionLost)?;
             let mut opening = [KIND_LANE; 17];
             opening[1..].copy_from_slice(self.id.as_bytes());
             lane.write_all(&opening).await.map_err(lost)?;
             lanes.push(Lane(lane));
         }
-        let reading = read::start(looked.roots, lanes.len())
-            .map_err(|error| TransferError::io("", error))?;
+        let reading =
+            read::start(looked.roots, lanes.len()).map_err(|error| TransferError::io("", error))?;
         self.feed(reading, lanes).await
     }
 
@@ -173,7 +180,12 @@ impl Sender {
         let (files, total_bytes) = looked.counted.unzip();
         (self.reporter.total_files, self.reporter.total_bytes) = (files, total_bytes);
         let label = wire::clip(&label.unwrap_or_else(|| label_of(&looked.roots)));
-        let items: Vec<OfferItem> = looked.roots.iter().take(MAX_OFFER_ITEMS).map(item).collect();
+        let items: Vec<OfferItem> = looked
+            .roots
+            .iter()
+            .take(MAX_OFFER_ITEMS)
+            .map(item)
+            .collect();
         self.writer.queue(&wire::Offer {
             transfer: self.id,
             label: label.clone(),
@@ -190,25 +202,43 @@ impl Sender {
             options: 0,
         })?;
         self.writer.flush().await?;
-        let offer = Offer { transfer: self.id, label, files, total_bytes, items };
+        let offer = Offer {
+            transfer: self.id,
+            label,
+            files,
+            total_bytes,
+            items,
+        };
         self.reporter.tell(Progress::Offered(offer)).await;
         self.reporter.tell(Progress::Phase(Phase::Waiting)).await;
         match self.reader.next().await? {
             Control::Accept(_) => {}
             Control::Reject(wire::Reject { reason }) => {
-                return Err(TransferError::Rejected { reason: printable(&reason, 300) });
+                return Err(TransferError::Rejected {
+                    reason: printable(&reason, 300),
+                });
             }
             Control::Cancel(cancel) => return Err(cancelled_by_peer(&cancel)),
-            _ => return Err(TransferError::malformed("an answer that is neither yes nor no")),
+            _ => {
+                return Err(TransferError::malformed(
+                    "an answer that is neither yes nor no",
+                ));
+            }
         }
         self.reporter.start();
         self.reporter.tell(Progress::Accepted).await;
-        self.reporter.tell(Progress::Phase(Phase::Transferring)).await;
+        self.reporter
+            .tell(Progress::Phase(Phase::Transferring))
+            .await;
         Ok(())
     }
 
     /// Carries frames to free lanes and notes to the control stream until the receiver is done.
-    async fn feed(&mut self, mut reading: Reading, mut idle: Vec<Lane>) -> Result<(), TransferError> {
+    async fn feed(
+        &mut self,
+        mut reading: Reading,
+        mut idle: Vec<Lane>,
+    ) -> Result<(), TransferError> {
         let mut busy: FuturesUnordered<BoxFuture<'static, _>> = FuturesUnordered::new();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -256,29 +286,51 @@ impl Sender {
             Note::Found(found) => self.announce(found).await?,
             Note::WalkEnded => {
                 self.ended = true;
-                self.writer.queue(&wire::ManifestEnd { entries: self.entries })?;
+                self.writer.queue(&wire::ManifestEnd {
+                    entries: self.entries,
+                })?;
                 self.reporter.total_files = Some(self.files);
                 self.reporter.total_bytes = Some(self.bytes);
             }
-            Note::TooMany => return Err(TransferError::TooMany { limit: wire::MAX_ENTRIES }),
+            Note::TooMany => {
+                return Err(TransferError::TooMany {
+                    limit: wire::MAX_ENTRIES,
+                });
+            }
             Note::Started(file) => {
                 if let Some(pending) = self.pending.get(&file) {
                     let (path, size) = (pending.shown.clone(), pending.job.size);
-                    self.reporter.tell(Progress::FileStarted { path, size }).await;
+                    self.reporter
+                        .tell(Progress::FileStarted { path, size })
+                        .await;
                 }
             }
             Note::Digest(file, md5) => {
                 self.note_md5(file, md5);
-                self.writer.queue(&wire::Digests { digests: vec![(file, md5)] })?;
+                self.writer.queue(&wire::Digests {
+                    digests: vec![(file, md5)],
+                })?;
             }
             Note::Packed(digests) => {
                 for (file, md5) in digests {
                     self.note_md5(file, md5);
                 }
             }
-            Note::Unsent { file, skipped, reason } => {
-                self.writer.queue(&wire::Unsent { file, skipped, reason: reason.clone() })?;
-                let outcome = if skipped { FileOutcome::Skipped(reason) } else { FileOutcome::Failed(reason) };
+            Note::Unsent {
+                file,
+                skipped,
+                reason,
+            } => {
+                self.writer.queue(&wire::Unsent {
+                    file,
+                    skipped,
+                    reason: reason.clone(),
+                })?;
+                let outcome = if skipped {
+                    FileOutcome::Skipped(reason)
+                } else {
+                    FileOutcome::Failed(reason)
+                };
                 self.settle(file, None, outcome, reading).await;
             }
             Note::AllSent { frames } => {
@@ -301,14 +353,27 @@ impl Sender {
                     self.bytes = self.bytes.saturating_add(found.entry.size);
                     let job = Job::whole(&found);
                     let shown = printable(&found.shown, usize::MAX);
-                    self.pending.insert(found.number, Pending { shown, job, md5: None });
+                    self.pending.insert(
+                        found.number,
+                        Pending {
+                            shown,
+                            job,
+                            md5: None,
+                        },
+                    );
                 }
                 kind::FOLDER => self.reporter.folder(),
                 _ => {
                     let outcome = FileOutcome::Skipped(found.entry.note.clone());
                     let path = printable(&found.shown, usize::MAX);
                     let (md5_local, md5_remote) = (None, None);
-                    let file = FileReport { path, size: 0, md5_local, md5_remote, outcome };
+                    let file = FileReport {
+                        path,
+                        size: 0,
+                        md5_local,
+                        md5_remote,
+                        outcome,
+                    };
                     self.reporter.finished(file).await;
                 }
             }
@@ -324,7 +389,11 @@ impl Sender {
     }
 
     /// What the receiver says. True when it is done.
-    async fn on_message(&mut self, message: Control, reading: &mut Reading) -> Result<bool, TransferError> {
+    async fn on_message(
+        &mut self,
+        message: Control,
+        reading: &mut Reading,
+    ) -> Result<bool, TransferError> {
         match message {
             Control::Results(wire::Results { results }) => {
                 // Our own MD5s come before the frames that the receiver judges here.
@@ -344,7 +413,10 @@ impl Sender {
     }
 
     async fn on_result(&mut self, result: wire::FileResult, reading: &Reading) {
-        let ours = self.pending.get(&result.file).and_then(|pending| pending.md5);
+        let ours = self
+            .pending
+            .get(&result.file)
+            .and_then(|pending| pending.md5);
         let outcome = match result.outcome {
             outcome::VERIFIED if ours.is_some() && ours == result.md5 => FileOutcome::Verified,
             outcome::VERIFIED | outcome::CORRUPT => {
@@ -357,20 +429,44 @@ impl Sender {
     }
 
     /// Notes what became of a file; one that is settled already stays so.
-    async fn settle(&mut self, file: u32, remote: Option<Md5>, outcome: FileOutcome, reading: &Reading) {
-        let Some(pending) = self.pending.remove(&file) else { return };
+    async fn settle(
+        &mut self,
+        file: u32,
+        remote: Option<Md5>,
+        outcome: FileOutcome,
+        reading: &Reading,
+    ) {
+        let Some(pending) = self.pending.remove(&file) else {
+            return;
+        };
         reading.unsettled.add_permits(1);
         let (path, size) = (pending.shown, pending.job.size);
-        let file = FileReport { path, size, md5_local: pending.md5, md5_remote: remote, outcome };
+        let file = FileReport {
+            path,
+            size,
+            md5_local: pending.md5,
+            md5_remote: remote,
+            outcome,
+        };
         self.reporter.finished(file).await;
     }
 
     /// Has a chunk or a file read again.
     fn repair(&mut self, repair: &wire::Repair, reading: &Reading) -> Result<(), TransferError> {
-        let Some(pending) = self.pending.get(&repair.file) else { return Ok(()) };
-        let job = Job { chunk: repair.chunk, ..pending.job.clone() };
-        if job.chunk.is_some_and(|chunk| chunk_len(job.size, chunk) == 0) {
-            return Err(TransferError::malformed("a chunk that does not exist is wanted"));
+        let Some(pending) = self.pending.get(&repair.file) else {
+            return Ok(());
+        };
+        let job = Job {
+            chunk: repair.chunk,
+            ..pending.job.clone()
+        };
+        if job
+            .chunk
+            .is_some_and(|chunk| chunk_len(job.size, chunk) == 0)
+        {
+            return Err(TransferError::malformed(
+                "a chunk that does not exist is wanted",
+            ));
         }
         self.repairs += 1;
         if self.repairs > MAX_REPAIRS {
@@ -382,7 +478,10 @@ impl Sender {
     }
 
     /// Last words to the other side, and the result for ours.
-    async fn conclude(mut self, result: Result<(), TransferError>) -> Result<TransferReport, TransferError> {
+    async fn conclude(
+        mut self,
+        result: Result<(), TransferError>,
+    ) -> Result<TransferReport, TransferError> {
         if let Err(error) = result {
             self.writer.farewell(&error).await;
             return Err(error);
@@ -390,7 +489,9 @@ impl Sender {
         self.writer.finish().await;
         let report = self.reporter.into_report(Vec::new());
         if self.corrupt {
-            return Err(TransferError::VerificationFailed { report: Box::new(report) });
+            return Err(TransferError::VerificationFailed {
+                report: Box::new(report),
+            });
         }
         Ok(report)
     }
@@ -403,9 +504,9 @@ impl Lane {
     async fn write(mut self, mut frame: LaneFrame) -> Result<(Self, u64), TransferError> {
         match self.0.write_all_chunks(&mut frame.parts).await {
             Ok(()) => Ok((self, frame.content_bytes)),
-            Err(quinn::WriteError::Stopped(_)) => {
-                Err(TransferError::PeerFailed { reason: "it stopped reading".into() })
-            }
+            Err(quinn::WriteError::Stopped(_)) => Err(TransferError::PeerFailed {
+                reason: "it stopped reading".into(),
+            }),
             Err(error) => Err(lost(error)),
         }
     }
@@ -419,11 +520,18 @@ impl Drop for Lane {
 
 fn item(root: &Root) -> OfferItem {
     let name = printable(&root.name.to_string_lossy(), 255);
-    OfferItem { name, folder: root.folder, size: (!root.folder).then_some(root.size) }
+    OfferItem {
+        name,
+        folder: root.folder,
+        size: (!root.folder).then_some(root.size),
+    }
 }
 
 fn label_of(roots: &[Root]) -> String {
-    let first = roots.first().map(|root| printable(&root.name.to_string_lossy(), 255)).unwrap_or_default();
+    let first = roots
+        .first()
+        .map(|root| printable(&root.name.to_string_lossy(), 255))
+        .unwrap_or_default();
     match roots.len() {
         0 | 1 => first,
         more => format!("{first} and {} more", more - 1),

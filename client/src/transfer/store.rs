@@ -72,7 +72,15 @@ impl PartFolder {
         let (dir_file, file) = opened.map_err(|error| TransferError::io(path, error))?;
         let dir = Dir::from_std_file(file);
         let open = Mutex::default();
-        Ok(Self { into: into.to_owned(), into_file, into_dir, name, dir, dir_file, open })
+        Ok(Self {
+            into: into.to_owned(),
+            into_file,
+            into_dir,
+            name,
+            dir,
+            dir_file,
+            open,
+        })
     }
 
     /// Bytes that may be used on this disk, if it tells.
@@ -150,7 +158,11 @@ impl PartFolder {
         if let Some(modified) = modified {
             let _ = file.set_modified(modified);
         }
-        if os::SYNC_EACH_FILE { file.sync_all() } else { Ok(()) }
+        if os::SYNC_EACH_FILE {
+            file.sync_all()
+        } else {
+            Ok(())
+        }
     }
 
     fn open_files(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Arc<File>>> {
@@ -188,7 +200,13 @@ impl PartFolder {
             }
         }
         match plan.tops.as_slice() {
-            [Top { name, folder: false, good: true }] => self.dir.open(name)?.into_std().sync_all(),
+            [
+                Top {
+                    name,
+                    folder: false,
+                    good: true,
+                },
+            ] => self.dir.open(name)?.into_std().sync_all(),
             tops if tops.iter().any(|top| top.good) => os::sync_tree(&self.dir_file),
             _ => Ok(()),
         }
@@ -203,7 +221,11 @@ impl PartFolder {
 pub(super) fn write_failure(path: PathBuf, error: io::Error) -> TransferError {
     if os::is_disk_full(&error) {
         let side = super::error::Side::Ours;
-        return TransferError::DiskFull { side, needed_bytes: None, free_bytes: None };
+        return TransferError::DiskFull {
+            side,
+            needed_bytes: None,
+            free_bytes: None,
+        };
     }
     TransferError::io(path, error)
 }
@@ -244,7 +266,10 @@ fn place(from: &Dir, name: &str, to: &Dir, overwrite: bool, depth: u16) -> io::R
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("too many files are called {name}")))
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("too many files are called {name}"),
+    ))
 }
 
 fn merge(from: &Dir, to: &Dir, depth: u16) -> io::Result<()> {
@@ -266,13 +291,23 @@ mod tests {
     }
 
     fn top(name: &str, folder: bool, good: bool) -> Top {
-        Top { name: name.into(), folder, good }
+        Top {
+            name: name.into(),
+            folder,
+            good,
+        }
     }
 
     fn names(path: &Path) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(path)
             .expect("a folder")
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
             .collect();
         names.sort();
         names
@@ -306,7 +341,9 @@ mod tests {
         std::fs::create_dir(temp.path().join("dir")).expect("made");
         let folder = part(temp.path());
         for path in ["a.txt", "bad.txt", "dir/x", "dir/unread", "spoiled/y"] {
-            folder.write_small(Path::new(path), b"new").expect("written");
+            folder
+                .write_small(Path::new(path), b"new")
+                .expect("written");
         }
         let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
         let plan = Plan {
@@ -321,10 +358,16 @@ mod tests {
             overwrite: false,
         };
         let published = folder.publish(&plan).expect("published");
-        assert_eq!(published, [temp.path().join("a (2).txt"), temp.path().join("dir (2)")]);
+        assert_eq!(
+            published,
+            [temp.path().join("a (2).txt"), temp.path().join("dir (2)")]
+        );
         assert_eq!(names(temp.path()), ["a (2).txt", "a.txt", "dir", "dir (2)"]);
         assert_eq!(names(&published[1]), ["empty", "x"]);
-        assert_eq!(std::fs::read(temp.path().join("a.txt")).expect("there"), b"old");
+        assert_eq!(
+            std::fs::read(temp.path().join("a.txt")).expect("there"),
+            b"old"
+        );
         let modified = std::fs::metadata(&published[1]).and_then(|meta| meta.modified());
         assert_eq!(modified.expect("a time"), time);
     }
@@ -336,7 +379,11 @@ mod tests {
         let outside = tempfile::tempdir().expect("a folder");
         std::fs::write(outside.path().join("x"), "outside").expect("written");
         let root = temp.path();
-        for (path, content) in [("dir/x", "old"), ("dir/keep", "old"), ("dir/folder/z", "old")] {
+        for (path, content) in [
+            ("dir/x", "old"),
+            ("dir/keep", "old"),
+            ("dir/folder/z", "old"),
+        ] {
             std::fs::create_dir_all(root.join(path).parent().expect("a parent")).expect("made");
             std::fs::write(root.join(path), content).expect("written");
         }
@@ -344,16 +391,44 @@ mod tests {
         std::os::unix::fs::symlink(outside.path().join("x"), root.join("file")).expect("made");
         let folder = part(root);
         for path in ["dir/x", "dir/folder", "dir/new/y", "linked/x", "file"] {
-            folder.write_small(Path::new(path), b"new").expect("written");
+            folder
+                .write_small(Path::new(path), b"new")
+                .expect("written");
         }
-        let tops = vec![top("dir", true, true), top("linked", true, true), top("file", false, true)];
-        let plan = Plan { tops, overwrite: true, ..Plan::default() };
+        let tops = vec![
+            top("dir", true, true),
+            top("linked", true, true),
+            top("file", false, true),
+        ];
+        let plan = Plan {
+            tops,
+            overwrite: true,
+            ..Plan::default()
+        };
         let published = folder.publish(&plan).expect("published");
-        assert_eq!(published, ["dir", "linked (2)", "file"].map(|name| root.join(name)));
-        assert_eq!(std::fs::read(outside.path().join("x")).expect("there"), b"outside");
-        assert_eq!(names(&root.join("dir")), ["folder", "folder (2)", "keep", "new", "x"]);
-        for (path, content) in [("dir/x", "new"), ("dir/keep", "old"), ("file", "new"), ("linked (2)/x", "new")] {
-            assert_eq!(std::fs::read_to_string(root.join(path)).expect("there"), content, "{path}");
+        assert_eq!(
+            published,
+            ["dir", "linked (2)", "file"].map(|name| root.join(name))
+        );
+        assert_eq!(
+            std::fs::read(outside.path().join("x")).expect("there"),
+            b"outside"
+        );
+        assert_eq!(
+            names(&root.join("dir")),
+            ["folder", "folder (2)", "keep", "new", "x"]
+        );
+        for (path, content) in [
+            ("dir/x", "new"),
+            ("dir/keep", "old"),
+            ("file", "new"),
+            ("linked (2)/x", "new"),
+        ] {
+            assert_eq!(
+                std::fs::read_to_string(root.join(path)).expect("there"),
+                content,
+                "{path}"
+            );
         }
         assert!(!root.join("file").is_symlink() && root.join("linked").is_symlink());
     }
@@ -378,7 +453,9 @@ mod tests {
         for round in 0..2u64 {
             for number in 0..200u32 {
                 let path = format!("f{number}");
-                let file = folder.large_file(number, Path::new(&path), 16).expect("open");
+                let file = folder
+                    .large_file(number, Path::new(&path), 16)
+                    .expect("open");
                 os::write_all_at(&file, &[7; 8], round * 8).expect("written");
             }
         }

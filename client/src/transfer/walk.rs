@@ -45,7 +45,12 @@ pub(super) fn roots(paths: &[PathBuf]) -> Result<Vec<Root>, TransferError> {
             None => name,
         };
         let size = if metadata.is_dir() { 0 } else { metadata.len() };
-        roots.push(Root { path, name: unique, folder: metadata.is_dir(), size });
+        roots.push(Root {
+            path,
+            name: unique,
+            folder: metadata.is_dir(),
+            size,
+        });
     }
     if roots.is_empty() {
         return Err(TransferError::NothingToSend);
@@ -93,7 +98,10 @@ impl Walk {
     pub(super) fn new(roots: &[Root]) -> Self {
         let names: Vec<Named> = roots
             .iter()
-            .map(|root| Named { name: root.name.clone(), root: Some(root.path.clone()) })
+            .map(|root| Named {
+                name: root.name.clone(),
+                root: Some(root.path.clone()),
+            })
             .collect();
         let top = Level {
             path: PathBuf::new(),
@@ -102,11 +110,21 @@ impl Walk {
             path_bytes: 0,
             names: names.into_iter(),
         };
-        Self { levels: vec![top], next_number: 0 }
+        Self {
+            levels: vec![top],
+            next_number: 0,
+        }
     }
 
     /// Describes one thing, and goes into it if it is a folder.
-    fn visit(&mut self, parent: u32, path_bytes: usize, shown: String, path: PathBuf, name: &OsString) -> Found {
+    fn visit(
+        &mut self,
+        parent: u32,
+        path_bytes: usize,
+        shown: String,
+        path: PathBuf,
+        name: &OsString,
+    ) -> Found {
         let number = self.next_number;
         self.next_number += 1;
         let raw = os::name_bytes(name);
@@ -141,7 +159,12 @@ impl Walk {
             }
             Err(why) => entry.note = clip_file_reason(&why),
         }
-        Found { number, entry, path, shown }
+        Found {
+            number,
+            entry,
+            path,
+            shown,
+        }
     }
 }
 
@@ -204,7 +227,10 @@ fn look(path: &Path, name: &[u8], depth: usize, path_bytes: usize) -> Result<Thi
 fn sorted_names(path: &Path) -> io::Result<Vec<Named>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
-        names.push(Named { name: entry?.file_name(), root: None });
+        names.push(Named {
+            name: entry?.file_name(),
+            root: None,
+        });
     }
     names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(names)
@@ -244,7 +270,9 @@ mod tests {
 
     fn walk(paths: &[PathBuf]) -> Vec<(String, u8, u32)> {
         let roots = roots(paths).expect("something to send");
-        Walk::new(&roots).map(|found| (found.shown, found.entry.kind, found.entry.parent)).collect()
+        Walk::new(&roots)
+            .map(|found| (found.shown, found.entry.kind, found.entry.parent))
+            .collect()
     }
 
     #[test]
@@ -263,7 +291,10 @@ mod tests {
             ("t/b/2", kind::FILE, 3),
             ("t/empty", kind::FOLDER, 1),
         ];
-        assert_eq!(found, expected.map(|(path, kind, parent)| (path.to_owned(), kind, parent)));
+        assert_eq!(
+            found,
+            expected.map(|(path, kind, parent)| (path.to_owned(), kind, parent))
+        );
     }
 
     #[cfg(unix)]
@@ -274,16 +305,23 @@ mod tests {
         write(temp.path(), "t/.landline-00.part/x", 5);
         std::os::unix::fs::symlink("file", temp.path().join("t/link")).expect("made");
         std::os::unix::fs::symlink("/", temp.path().join("t/root")).expect("made");
-        let _socket = std::os::unix::net::UnixListener::bind(temp.path().join("t/socket")).expect("made");
+        let _socket =
+            std::os::unix::net::UnixListener::bind(temp.path().join("t/socket")).expect("made");
         let roots = roots(&[temp.path().join("t")]).expect("something to send");
         let skipped: Vec<(String, String)> = Walk::new(&roots)
             .filter(|found| found.entry.kind == kind::SKIPPED)
             .map(|found| (found.shown, found.entry.note))
             .collect();
         let names: Vec<&str> = skipped.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["t/.landline-00.part", "t/link", "t/root", "t/socket"]);
+        assert_eq!(
+            names,
+            ["t/.landline-00.part", "t/link", "t/root", "t/socket"]
+        );
         assert!(skipped.iter().all(|(_, why)| !why.is_empty()));
-        assert_eq!(count(&roots, Instant::now() + Duration::from_secs(60)), Some((1, 5)));
+        assert_eq!(
+            count(&roots, Instant::now() + Duration::from_secs(60)),
+            Some((1, 5))
+        );
     }
 
     #[test]
@@ -291,15 +329,25 @@ mod tests {
         let temp = tempfile::tempdir().expect("a folder");
         write(temp.path(), "one/a.txt", 1);
         write(temp.path(), "two/a.txt", 2);
-        let paths = [temp.path().join("one/a.txt"), temp.path().join("two/a.txt"), temp.path().join("two/.")];
-        let names: Vec<String> = walk(&paths).into_iter().map(|(shown, _, _)| shown).collect();
+        let paths = [
+            temp.path().join("one/a.txt"),
+            temp.path().join("two/a.txt"),
+            temp.path().join("two/."),
+        ];
+        let names: Vec<String> = walk(&paths)
+            .into_iter()
+            .map(|(shown, _, _)| shown)
+            .collect();
         assert_eq!(names, ["a.txt", "a (2).txt", "two", "two/a.txt"]);
     }
 
     #[test]
     fn what_is_not_there_is_said_before_anything_is_sent() {
         assert!(matches!(roots(&[]), Err(TransferError::NothingToSend)));
-        let missing = tempfile::tempdir().expect("a folder").path().join("missing");
+        let missing = tempfile::tempdir()
+            .expect("a folder")
+            .path()
+            .join("missing");
         match roots(std::slice::from_ref(&missing)) {
             Err(TransferError::Io { path, .. }) => assert_eq!(path, missing),
             other => panic!("{other:?}"),

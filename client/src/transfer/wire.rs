@@ -16,7 +16,7 @@ pub const MAX_ENTRIES: u32 = 2_000_000;
 /// Files that are announced and not yet settled at most: what both ends must remember.
 pub(super) const MAX_UNSETTLED: usize = 65_536;
 /// Lanes of one transfer at most.
-pub(super) const MAX_LANES: usize = 32;
+pub(super) const MAX_LANES: usize = 16;
 
 /// Entries of one manifest message, digests and results of one message at most.
 pub(super) const MAX_BATCH: usize = 1_024;
@@ -198,20 +198,28 @@ impl Control {
             Self::Offer(offer) => {
                 offer.label.len() <= MAX_REASON_BYTES
                     && offer.items.len() <= MAX_OFFER_ITEMS
-                    && offer.items.iter().all(|item| item.name.len() <= MAX_REASON_BYTES)
+                    && offer
+                        .items
+                        .iter()
+                        .all(|item| item.name.len() <= MAX_REASON_BYTES)
             }
             Self::Reject(Reject { reason }) | Self::Cancel(Cancel { reason, .. }) => {
                 reason.len() <= MAX_REASON_BYTES
             }
             Self::Manifest(manifest) => {
                 manifest.entries.len() <= MAX_BATCH
-                    && manifest.entries.iter().all(|entry| entry.note.len() <= MAX_FILE_REASON_BYTES)
+                    && manifest
+                        .entries
+                        .iter()
+                        .all(|entry| entry.note.len() <= MAX_FILE_REASON_BYTES)
             }
             Self::Digests(Digests { digests }) => digests.len() <= MAX_BATCH,
             Self::Unsent(unsent) => unsent.reason.len() <= MAX_FILE_REASON_BYTES,
             Self::Results(Results { results }) => {
                 results.len() <= MAX_BATCH
-                    && results.iter().all(|result| result.reason.len() <= MAX_FILE_REASON_BYTES)
+                    && results
+                        .iter()
+                        .all(|result| result.reason.len() <= MAX_FILE_REASON_BYTES)
             }
             Self::Accept(Accept { have }) => have.is_empty(),
             Self::ManifestEnd(_) | Self::AllSent(_) | Self::Repair(_) | Self::Finished(_) => true,
@@ -264,10 +272,32 @@ mod tests {
     #[test]
     fn too_much_of_anything_is_refused() {
         let long = "x".repeat(MAX_REASON_BYTES + 1);
-        assert!(decode(&encode(&Reject { reason: long.clone() }).expect("fits")).is_err());
-        assert!(decode(&encode(&Cancel { code: 1, reason: long }).expect("fits")).is_err());
+        assert!(
+            decode(
+                &encode(&Reject {
+                    reason: long.clone()
+                })
+                .expect("fits")
+            )
+            .is_err()
+        );
+        assert!(
+            decode(
+                &encode(&Cancel {
+                    code: 1,
+                    reason: long
+                })
+                .expect("fits")
+            )
+            .is_err()
+        );
         let results = vec![
-            FileResult { file: 0, outcome: 0, md5: None, reason: String::new() };
+            FileResult {
+                file: 0,
+                outcome: 0,
+                md5: None,
+                reason: String::new()
+            };
             MAX_BATCH + 1
         ];
         assert!(decode(&encode(&Results { results }).expect("fits")).is_err());
@@ -277,7 +307,10 @@ mod tests {
 
     #[test]
     fn a_count_that_is_not_there_is_refused() {
-        let mut bytes = encode(&Digests { digests: Vec::new() }).expect("fits");
+        let mut bytes = encode(&Digests {
+            digests: Vec::new(),
+        })
+        .expect("fits");
         let last = bytes.len() - 1;
         bytes[last] = 0xfa;
         assert!(decode(&bytes).is_err());

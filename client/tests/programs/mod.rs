@@ -7,14 +7,23 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// How long anything may take; far more than it does, for machines that are busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lines of one program that wait to be looked at.
+const MAX_LINES: usize = 10_000;
+
+/// Reads what a program says.
+fn reader<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    std::thread::Builder::new().name("reader".to_owned()).spawn(read).expect("a thread starts")
+}
 
 /// Where the programs are, the relay's built if it is not there yet.
 fn programs() -> &'static Path {
@@ -62,9 +71,9 @@ impl Program {
     fn start(name: &str, mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
-        let (tell, lines) = channel();
+        let (tell, lines) = sync_channel(MAX_LINES);
         let stdout = child.stdout.take().expect("piped");
-        std::thread::spawn(move || {
+        reader(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if tell.send(line).is_err() {
                     return;
@@ -73,7 +82,7 @@ impl Program {
         });
         let errors = Arc::<Mutex<VecDeque<String>>>::default();
         let (stderr, kept) = (child.stderr.take().expect("piped"), Arc::clone(&errors));
-        std::thread::spawn(move || {
+        reader(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut kept = kept.lock().expect("nobody panics with it");
                 kept.push_back(line);
@@ -144,8 +153,13 @@ impl Program {
         self.child.try_wait().expect("it can be asked").is_none()
     }
 
-    /// Its exit code, once it ends.
-    pub(crate) fn wait_exit(&mut self) -> i32 {
+    /// Waits for its end, which must have the exit code `code`.
+    pub(crate) fn wait_exit(&mut self, code: i32) {
+        let found = self.wait_end();
+        assert_eq!(found, code, "{}\n{}", self.name, self.report());
+    }
+
+    fn wait_end(&mut self) -> i32 {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("it can be asked") {
@@ -272,7 +286,7 @@ impl User {
             Box::new(child.stderr.take().expect("piped")),
         ]
         .map(|mut pipe| {
-            std::thread::spawn(move || {
+            reader(move || {
                 let mut bytes = Vec::new();
                 let _ = pipe.read_to_end(&mut bytes);
                 bytes
