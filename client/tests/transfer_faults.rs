@@ -33,15 +33,28 @@ struct Held {
 
 impl Held {
     async fn new(pair: Pair, more: &[&str]) -> Self {
-        let (from, into) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (from, into) = (
+            tempfile::tempdir().expect("a folder"),
+            tempfile::tempdir().expect("a folder"),
+        );
         write_sparse(&from.path().join("dir/a-large"), LARGE);
         for name in more {
             write(&from.path().join("dir").join(name), b"small");
         }
         let receiving = start_receive(&pair.other, accept(into.path(), false), HELD_UP);
-        let mut sending = start_send(&pair.one, vec![from.path().join("dir")], SendOptions::default());
+        let mut sending = start_send(
+            &pair.one,
+            vec![from.path().join("dir")],
+            SendOptions::default(),
+        );
         sending.wait_for(is_started).await;
-        Self { pair, sending, receiving, from, into }
+        Self {
+            pair,
+            sending,
+            receiving,
+            from,
+            into,
+        }
     }
 
     async fn end(self) -> (Outcome, Outcome, tempfile::TempDir) {
@@ -54,7 +67,11 @@ impl Held {
 async fn a_file_that_grows_meanwhile_fails_and_the_rest_goes_on() {
     let held = Held::new(Pair::new().await, &["b"]).await;
     let path = held.from.path().join("dir/a-large");
-    fs::File::options().append(true).open(path).and_then(|file| file.set_len(LARGE + 1)).expect("grown");
+    fs::File::options()
+        .append(true)
+        .open(path)
+        .and_then(|file| file.set_len(LARGE + 1))
+        .expect("grown");
     failed_alone(held).await;
 }
 
@@ -62,17 +79,30 @@ async fn a_file_that_grows_meanwhile_fails_and_the_rest_goes_on() {
 async fn a_file_that_shrinks_meanwhile_fails_and_the_rest_goes_on() {
     let held = Held::new(Pair::new().await, &["b"]).await;
     let path = held.from.path().join("dir/a-large");
-    fs::File::options().write(true).open(path).and_then(|file| file.set_len(LARGE - (40 << 20))).expect("cut");
+    fs::File::options()
+        .write(true)
+        .open(path)
+        .and_then(|file| file.set_len(LARGE - (40 << 20)))
+        .expect("cut");
     failed_alone(held).await;
 }
 
 async fn failed_alone(held: Held) {
     let (sent, received, into) = held.end().await;
-    assert_eq!(tree(into.path()), [("dir/".into(), vec![]), ("dir/b".into(), b"small".to_vec())]);
+    assert_eq!(
+        tree(into.path()),
+        [("dir/".into(), vec![]), ("dir/b".into(), b"small".to_vec())]
+    );
     for report in [sent.expect("sent"), received.expect("received")] {
         assert_eq!((report.verified, report.failed, report.skipped), (1, 1, 0));
-        let failed = report.files.iter().find(|file| file.path == "dir/a-large").expect("reported");
-        let FileOutcome::Failed(why) = &failed.outcome else { panic!("{failed:?}") };
+        let failed = report
+            .files
+            .iter()
+            .find(|file| file.path == "dir/a-large")
+            .expect("reported");
+        let FileOutcome::Failed(why) = &failed.outcome else {
+            panic!("{failed:?}")
+        };
         assert!(why.contains("changed"), "{why}");
     }
 }
@@ -84,14 +114,21 @@ async fn files_that_vanish_or_turn_into_something_else_are_skipped() {
     for name in ["b-gone", "c-pipe", "d-link"] {
         fs::remove_file(dir.join(name)).expect("removed");
     }
-    let made = Command::new("mkfifo").arg(dir.join("c-pipe")).status().expect("mkfifo runs");
+    let made = Command::new("mkfifo")
+        .arg(dir.join("c-pipe"))
+        .status()
+        .expect("mkfifo runs");
     assert!(made.success());
     #[cfg(unix)]
     std::os::unix::fs::symlink("/etc/passwd", dir.join("d-link")).expect("made");
     let (sent, received, into) = held.end().await;
     assert_eq!(names(into.path()), ["dir/", "dir/a-large", "dir/e-good"]);
     for report in [sent.expect("sent"), received.expect("received")] {
-        assert_eq!((report.verified, report.failed, report.skipped), (2, 0, 3), "{report:?}");
+        assert_eq!(
+            (report.verified, report.failed, report.skipped),
+            (2, 0, 3),
+            "{report:?}"
+        );
     }
 }
 
@@ -100,8 +137,12 @@ async fn the_sender_may_cancel_in_the_middle() {
     let held = Held::new(Pair::new().await, &[]).await;
     held.sending.cancel.cancel("wrong folder");
     let (sent, received, into) = held.end().await;
-    assert!(matches!(sent, Err(TransferError::CancelledByUs { reason }) if reason == "wrong folder"));
-    assert!(matches!(received, Err(TransferError::CancelledByPeer { reason }) if reason == "wrong folder"));
+    assert!(
+        matches!(sent, Err(TransferError::CancelledByUs { reason }) if reason == "wrong folder")
+    );
+    assert!(
+        matches!(received, Err(TransferError::CancelledByPeer { reason }) if reason == "wrong folder")
+    );
     assert!(names(into.path()).is_empty());
 }
 
@@ -110,18 +151,27 @@ async fn the_receiver_may_cancel_in_the_middle() {
     let held = Held::new(Pair::new().await, &[]).await;
     held.receiving.cancel.cancel("no room");
     let (sent, received, into) = held.end().await;
-    assert!(matches!(received, Err(TransferError::CancelledByUs { reason }) if reason == "no room"));
+    assert!(
+        matches!(received, Err(TransferError::CancelledByUs { reason }) if reason == "no room")
+    );
     assert!(matches!(sent, Err(TransferError::CancelledByPeer { reason }) if reason == "no room"));
     assert!(names(into.path()).is_empty());
 }
 
 #[tokio::test]
 async fn the_sender_may_cancel_before_the_answer() {
-    let (from, into) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (from, into) = (
+        tempfile::tempdir().expect("a folder"),
+        tempfile::tempdir().expect("a folder"),
+    );
     write(&from.path().join("a"), b"a");
     let pair = Pair::new().await;
     let dispatcher = Dispatcher::new(&pair.other);
-    let sending = start_send(&pair.one, vec![from.path().join("a")], SendOptions::default());
+    let sending = start_send(
+        &pair.one,
+        vec![from.path().join("a")],
+        SendOptions::default(),
+    );
     let (send, recv) = dispatcher.next().await;
     let cancel = sending.cancel.clone();
     let decide = async move |_: &client::transfer::Offer| {
@@ -130,9 +180,16 @@ async fn the_sender_may_cancel_before_the_answer() {
     };
     let (told, _events) = tokio::sync::mpsc::channel(64);
     let ours = client::transfer::Cancel::new();
-    let received = client::transfer::receive(send, recv, &dispatcher.router, decide, told, ours).await;
-    assert!(matches!(received, Err(TransferError::CancelledByPeer { .. })), "{received:?}");
-    assert!(matches!(sending.end().await.0, Err(TransferError::CancelledByUs { .. })));
+    let received =
+        client::transfer::receive(send, recv, &dispatcher.router, decide, told, ours).await;
+    assert!(
+        matches!(received, Err(TransferError::CancelledByPeer { .. })),
+        "{received:?}"
+    );
+    assert!(matches!(
+        sending.end().await.0,
+        Err(TransferError::CancelledByUs { .. })
+    ));
     assert!(names(into.path()).is_empty());
 }
 
@@ -143,7 +200,10 @@ async fn cancelling_at_any_moment_leaves_all_or_nothing() {
     let from = tempfile::tempdir().expect("a folder");
     let mut content = Vec::new();
     for number in 0..40 {
-        let bytes = pattern(if number == 7 { 5 << 20 } else { 500 * number }, number as u64);
+        let bytes = pattern(
+            if number == 7 { 5 << 20 } else { 500 * number },
+            number as u64,
+        );
         write(&from.path().join(format!("dir/{number}")), &bytes);
         content.push(bytes);
     }
@@ -153,8 +213,17 @@ async fn cancelling_at_any_moment_leaves_all_or_nothing() {
         let pair = Pair::new().await;
         let into = tempfile::tempdir().expect("a folder");
         let receiving = start_receive(&pair.other, accept(into.path(), false), 1_024);
-        let sending = start_send(&pair.one, vec![from.path().join("dir")], SendOptions::default());
-        let cancel = if round % 2 == 0 { &sending.cancel } else { &receiving.cancel }.clone();
+        let sending = start_send(
+            &pair.one,
+            vec![from.path().join("dir")],
+            SendOptions::default(),
+        );
+        let cancel = if round % 2 == 0 {
+            &sending.cancel
+        } else {
+            &receiving.cancel
+        }
+        .clone();
         let turns = (round / 2).pow(3);
         let later = tokio::spawn(async move {
             for _ in 0..turns {
@@ -177,12 +246,25 @@ async fn cancelling_at_any_moment_leaves_all_or_nothing() {
                 whole += 1;
             }
             Err(error) => {
-                let cancelled = TransferError::CancelledByUs { reason: String::new() };
-                let by_peer = TransferError::CancelledByPeer { reason: String::new() };
-                let no_offer = TransferError::PeerFailed { reason: String::new() };
+                let cancelled = TransferError::CancelledByUs {
+                    reason: String::new(),
+                };
+                let by_peer = TransferError::CancelledByPeer {
+                    reason: String::new(),
+                };
+                let no_offer = TransferError::PeerFailed {
+                    reason: String::new(),
+                };
                 let kinds = [&cancelled, &by_peer, &no_offer].map(std::mem::discriminant);
-                assert!(kinds.contains(&std::mem::discriminant(&error)), "round {round}: {error:?}");
-                assert!(names(into.path()).is_empty(), "round {round}: {:?}", names(into.path()));
+                assert!(
+                    kinds.contains(&std::mem::discriminant(&error)),
+                    "round {round}: {error:?}"
+                );
+                assert!(
+                    names(into.path()).is_empty(),
+                    "round {round}: {:?}",
+                    names(into.path())
+                );
                 nothing += 1;
             }
         }
@@ -195,8 +277,14 @@ async fn a_closed_connection_is_told_at_both_ends() {
     let held = Held::new(Pair::new().await, &[]).await;
     held.pair.one.0.close(7u32.into(), b"gone");
     let (sent, received, into) = held.end().await;
-    assert!(matches!(sent, Err(TransferError::ConnectionLost(_))), "{sent:?}");
-    assert!(matches!(received, Err(TransferError::ConnectionLost(_))), "{received:?}");
+    assert!(
+        matches!(sent, Err(TransferError::ConnectionLost(_))),
+        "{sent:?}"
+    );
+    assert!(
+        matches!(received, Err(TransferError::ConnectionLost(_))),
+        "{received:?}"
+    );
     assert!(names(into.path()).is_empty());
 }
 
@@ -207,8 +295,14 @@ async fn a_silent_network_is_told_at_both_ends() {
     let held = Held::new(pair, &[]).await;
     door.shut();
     let (sent, received, into) = held.end().await;
-    assert!(matches!(sent, Err(TransferError::ConnectionLost(_))), "{sent:?}");
-    assert!(matches!(received, Err(TransferError::ConnectionLost(_))), "{received:?}");
+    assert!(
+        matches!(sent, Err(TransferError::ConnectionLost(_))),
+        "{sent:?}"
+    );
+    assert!(
+        matches!(received, Err(TransferError::ConnectionLost(_))),
+        "{received:?}"
+    );
     assert!(names(into.path()).is_empty());
 }
 
@@ -217,7 +311,10 @@ async fn a_receiver_that_is_dropped_cleans_up() {
     let held = Held::new(Pair::new().await, &[]).await;
     held.receiving.task.abort();
     let (sent, _) = held.sending.end().await;
-    assert!(matches!(sent, Err(TransferError::PeerFailed { .. })), "{sent:?}");
+    assert!(
+        matches!(sent, Err(TransferError::PeerFailed { .. })),
+        "{sent:?}"
+    );
     // Its threads clean up on their own; there is nothing to wait for but the folder.
     let into = held.into.path().to_owned();
     let gone = tokio::task::spawn_blocking(move || {
@@ -225,17 +322,33 @@ async fn a_receiver_that_is_dropped_cleans_up() {
             std::thread::yield_now();
         }
     });
-    tokio::time::timeout(PATIENCE, gone).await.expect("in time").expect("no panic");
+    tokio::time::timeout(PATIENCE, gone)
+        .await
+        .expect("in time")
+        .expect("no panic");
 }
 
 #[tokio::test]
 async fn a_target_that_cannot_be_is_told_at_both_ends() {
-    let (from, into) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (from, into) = (
+        tempfile::tempdir().expect("a folder"),
+        tempfile::tempdir().expect("a folder"),
+    );
     write(&from.path().join("a"), b"a");
     write(&into.path().join("file"), b"in the way");
-    let (sent, received) = transfer(vec![from.path().join("a")], &into.path().join("file/sub"), false).await;
-    assert!(matches!(received, Err(TransferError::Io { .. })), "{received:?}");
-    let Err(TransferError::PeerFailed { reason }) = sent else { panic!("{sent:?}") };
+    let (sent, received) = transfer(
+        vec![from.path().join("a")],
+        &into.path().join("file/sub"),
+        false,
+    )
+    .await;
+    assert!(
+        matches!(received, Err(TransferError::Io { .. })),
+        "{received:?}"
+    );
+    let Err(TransferError::PeerFailed { reason }) = sent else {
+        panic!("{sent:?}")
+    };
     assert!(!reason.contains("sub"), "our paths stay ours: {reason}");
 }
 
@@ -269,32 +382,72 @@ impl Drop for SmallDisk {
 
 #[tokio::test]
 async fn a_disk_that_is_too_small_is_seen_before_the_start() {
-    let Some(disk) = SmallDisk::new("8m") else { return };
+    let Some(disk) = SmallDisk::new("8m") else {
+        return;
+    };
     let from = tempfile::tempdir().expect("a folder");
     write_sparse(&from.path().join("a"), 9 << 20);
     let (sent, received) = transfer(vec![from.path().join("a")], disk.path(), false).await;
-    let Err(TransferError::DiskFull { side: Side::Ours, needed_bytes, free_bytes }) = received else {
+    let Err(TransferError::DiskFull {
+        side: Side::Ours,
+        needed_bytes,
+        free_bytes,
+    }) = received
+    else {
         panic!("{received:?}")
     };
     assert_eq!(needed_bytes, Some(9 << 20));
     assert!(free_bytes.is_some_and(|free| free < 8 << 20));
-    assert!(matches!(sent, Err(TransferError::DiskFull { side: Side::Theirs, .. })), "{sent:?}");
+    assert!(
+        matches!(
+            sent,
+            Err(TransferError::DiskFull {
+                side: Side::Theirs,
+                ..
+            })
+        ),
+        "{sent:?}"
+    );
     assert!(names(disk.path()).is_empty());
 }
 
 #[tokio::test]
 async fn a_disk_that_fills_up_meanwhile_is_told_at_both_ends() {
-    let Some(disk) = SmallDisk::new("120m") else { return };
+    let Some(disk) = SmallDisk::new("120m") else {
+        return;
+    };
     let from = tempfile::tempdir().expect("a folder");
     write_sparse(&from.path().join("a"), LARGE);
     let pair = Pair::new().await;
     let receiving = start_receive(&pair.other, accept(disk.path(), false), HELD_UP);
-    let mut sending = start_send(&pair.one, vec![from.path().join("a")], SendOptions::default());
+    let mut sending = start_send(
+        &pair.one,
+        vec![from.path().join("a")],
+        SendOptions::default(),
+    );
     sending.wait_for(is_started).await;
     // Somebody else takes what is left.
     fs::write(disk.path().join("other"), vec![1; 60 << 20]).expect("there is room for it now");
     let ((sent, _), (received, _)) = tokio::join!(sending.end(), receiving.end());
-    assert!(matches!(received, Err(TransferError::DiskFull { side: Side::Ours, .. })), "{received:?}");
-    assert!(matches!(sent, Err(TransferError::DiskFull { side: Side::Theirs, .. })), "{sent:?}");
+    assert!(
+        matches!(
+            received,
+            Err(TransferError::DiskFull {
+                side: Side::Ours,
+                ..
+            })
+        ),
+        "{received:?}"
+    );
+    assert!(
+        matches!(
+            sent,
+            Err(TransferError::DiskFull {
+                side: Side::Theirs,
+                ..
+            })
+        ),
+        "{sent:?}"
+    );
     assert_eq!(names(disk.path()), ["other"]);
 }

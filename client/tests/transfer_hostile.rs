@@ -51,7 +51,16 @@ struct Entry {
 
 fn entry(kind: u8, parent: u32, name: impl AsRef<[u8]>, size: u64) -> Entry {
     let (name, note) = (name.as_ref().to_vec(), String::new());
-    Entry { kind, parent, name, size, modified_secs: i64::MAX, modified_nanos: u32::MAX, executable: 0o7777, note }
+    Entry {
+        kind,
+        parent,
+        name,
+        size,
+        modified_secs: i64::MAX,
+        modified_nanos: u32::MAX,
+        executable: 0o7777,
+        note,
+    }
 }
 
 fn file(name: impl AsRef<[u8]>, size: u64) -> Entry {
@@ -73,7 +82,13 @@ struct Evil {
 
 impl Evil {
     async fn new(pair: Pair, send: SendStream, recv: RecvStream) -> Self {
-        Self { send, recv, decoder: FrameDecoder::default(), lane: None, pair }
+        Self {
+            send,
+            recv,
+            decoder: FrameDecoder::default(),
+            lane: None,
+            pair,
+        }
     }
 
     /// A sender whose offer an honest receiver has accepted.
@@ -103,7 +118,10 @@ impl Evil {
 
     async fn say<M: Message>(&mut self, message: &M) {
         // The other side may have given up already; that is what the test is about.
-        let _ = self.send.write_all(&codec::encode(message).expect("fits")).await;
+        let _ = self
+            .send
+            .write_all(&codec::encode(message).expect("fits"))
+            .await;
     }
 
     /// The next message of a kind, whatever comes before it.
@@ -147,19 +165,30 @@ impl Evil {
     }
 
     async fn chunk(&mut self, file: u32, chunk: u32, bytes: &[u8]) {
-        self.frame(1, [file, chunk], bytes, blake3::hash(bytes).into()).await;
+        self.frame(1, [file, chunk], bytes, blake3::hash(bytes).into())
+            .await;
     }
 
     async fn pack(&mut self, highest: u32, files: &[(u32, &[u8], [u8; 16])]) {
         let bytes = pack_of(files);
-        self.frame(2, [highest, files.len() as u32], &bytes, blake3::hash(&bytes).into()).await;
+        self.frame(
+            2,
+            [highest, files.len() as u32],
+            &bytes,
+            blake3::hash(&bytes).into(),
+        )
+        .await;
     }
 
     /// Announces everything there is.
     async fn announce(&mut self, entries: &[Entry]) {
         let mut first = 0;
         for entries in entries.chunks(200) {
-            self.say(&Manifest { first, entries: entries.to_vec() }).await;
+            self.say(&Manifest {
+                first,
+                entries: entries.to_vec(),
+            })
+            .await;
             first += entries.len() as u32;
         }
         self.say(&ManifestEnd { entries: first }).await;
@@ -167,7 +196,14 @@ impl Evil {
 }
 
 fn offer(total_bytes: Option<u64>) -> Offer {
-    Offer { transfer: ID, label: "evil".into(), files: None, total_bytes, items: vec![], options: 0 }
+    Offer {
+        transfer: ID,
+        label: "evil".into(),
+        files: None,
+        total_bytes,
+        items: vec![],
+        options: 0,
+    }
 }
 
 fn md5(bytes: &[u8]) -> [u8; 16] {
@@ -189,7 +225,10 @@ fn pack_of(files: &[(u32, &[u8], [u8; 16])]) -> Vec<u8> {
 async fn refused(mut evil: Evil, receiving: Running, into: &Path, what: &str) {
     let Cancel { code, .. } = evil.hear().await;
     let (received, _) = receiving.end().await;
-    assert!(matches!(received, Err(TransferError::Malformed(_))), "{what}: {received:?}");
+    assert!(
+        matches!(received, Err(TransferError::Malformed(_))),
+        "{what}: {received:?}"
+    );
     assert_eq!(code, 3, "{what}");
     assert!(names(into).is_empty(), "{what}: {:?}", names(into));
 }
@@ -203,24 +242,42 @@ async fn the_wire_of_this_test_is_the_wire() {
     let into = temp();
     let (mut evil, receiving) = Evil::sender(into.path(), false).await;
     let large = pattern((1 << 20) + 5, 1);
-    evil.announce(&[folder(0, "dir"), entry(0, 1, "large", large.len() as u64), entry(0, 1, "small", 2)]).await;
+    evil.announce(&[
+        folder(0, "dir"),
+        entry(0, 1, "large", large.len() as u64),
+        entry(0, 1, "small", 2),
+    ])
+    .await;
     // Out of order, as lanes may.
     evil.chunk(1, 1, &large[1 << 20..]).await;
     evil.chunk(1, 0, &large[..1 << 20]).await;
     evil.pack(2, &[(2, b"hi", md5(b"hi"))]).await;
-    evil.say(&Digests { digests: vec![(1, md5(&large))] }).await;
+    evil.say(&Digests {
+        digests: vec![(1, md5(&large))],
+    })
+    .await;
     evil.say(&AllSent { frames: 3 }).await;
     let Finished { verified } = evil.hear().await;
     assert_eq!(verified, 2);
     drop(evil.send);
     let (received, _) = receiving.end().await;
     assert!(received.expect("received").is_whole());
-    let expected = [("dir/", vec![]), ("dir/large", large), ("dir/small", b"hi".to_vec())];
-    assert_eq!(tree(into.path()), expected.map(|(name, bytes)| (name.to_owned(), bytes)));
+    let expected = [
+        ("dir/", vec![]),
+        ("dir/large", large),
+        ("dir/small", b"hi".to_vec()),
+    ];
+    assert_eq!(
+        tree(into.path()),
+        expected.map(|(name, bytes)| (name.to_owned(), bytes))
+    );
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(into.path().join("dir/small")).expect("there").permissions().mode();
+        let mode = std::fs::metadata(into.path().join("dir/small"))
+            .expect("there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o7000, 0, "setuid and its like are never taken");
     }
 }
@@ -237,7 +294,10 @@ async fn a_chunk_that_was_damaged_is_sent_again_and_only_that() {
     damaged[77] ^= 1;
     evil.frame(1, [0, 1], &damaged, sum).await;
     evil.chunk(0, 2, &content[2 << 20..]).await;
-    evil.say(&Digests { digests: vec![(0, md5(&content))] }).await;
+    evil.say(&Digests {
+        digests: vec![(0, md5(&content))],
+    })
+    .await;
     evil.say(&AllSent { frames: 3 }).await;
     let Repair { file, chunk } = evil.hear().await;
     assert_eq!((file, chunk), (0, Some(1)));
@@ -253,26 +313,49 @@ async fn a_chunk_that_was_damaged_is_sent_again_and_only_that() {
 async fn a_chunk_that_stays_damaged_fails_its_folder() {
     let into = temp();
     let (mut evil, receiving) = Evil::sender(into.path(), false).await;
-    evil.announce(&[folder(0, "dir"), entry(0, 1, "bad", 1 << 20), entry(0, 1, "good", 2), file("alone", 2)]).await;
-    evil.pack(3, &[(2, b"ok", md5(b"ok")), (3, b"ok", md5(b"ok"))]).await;
+    evil.announce(&[
+        folder(0, "dir"),
+        entry(0, 1, "bad", 1 << 20),
+        entry(0, 1, "good", 2),
+        file("alone", 2),
+    ])
+    .await;
+    evil.pack(3, &[(2, b"ok", md5(b"ok")), (3, b"ok", md5(b"ok"))])
+        .await;
     for _ in 0..2 {
         evil.frame(1, [1, 0], &vec![0; 1 << 20], [0; 32]).await;
     }
-    evil.say(&Digests { digests: vec![(1, [0; 16])] }).await;
+    evil.say(&Digests {
+        digests: vec![(1, [0; 16])],
+    })
+    .await;
     evil.say(&AllSent { frames: 3 }).await;
     let Finished { verified } = evil.hear().await;
     assert_eq!(verified, 2);
     drop(evil.send);
     corrupt(receiving, "dir/bad").await;
-    assert_eq!(names(into.path()), ["alone"], "nothing of the folder, and nothing half");
+    assert_eq!(
+        names(into.path()),
+        ["alone"],
+        "nothing of the folder, and nothing half"
+    );
 }
 
 /// The honest end reports that one file stayed wrong.
 async fn corrupt(receiving: Running, path: &str) {
     let (received, _) = receiving.end().await;
-    let Err(TransferError::VerificationFailed { report }) = received else { panic!("{received:?}") };
-    let failed = report.files.iter().find(|file| file.path == path).expect("reported");
-    assert!(matches!(failed.outcome, FileOutcome::Failed(_)), "{failed:?}");
+    let Err(TransferError::VerificationFailed { report }) = received else {
+        panic!("{received:?}")
+    };
+    let failed = report
+        .files
+        .iter()
+        .find(|file| file.path == path)
+        .expect("reported");
+    assert!(
+        matches!(failed.outcome, FileOutcome::Failed(_)),
+        "{failed:?}"
+    );
     assert_eq!(report.failed, 1);
 }
 
@@ -288,7 +371,10 @@ async fn a_wrong_md5_is_tried_once_more_and_then_fails() {
             if size == 100 {
                 evil.pack(0, &[(0, &content, [0xee; 16])]).await;
             } else {
-                evil.say(&Digests { digests: vec![(0, [0xee; 16])] }).await;
+                evil.say(&Digests {
+                    digests: vec![(0, [0xee; 16])],
+                })
+                .await;
                 evil.chunk(0, 0, &content).await;
             }
             if attempt == 0 {
@@ -298,7 +384,10 @@ async fn a_wrong_md5_is_tried_once_more_and_then_fails() {
         }
         evil.say(&AllSent { frames: 2 }).await;
         let Results { results } = evil.hear().await;
-        assert_eq!((results[0].0, results[0].1, results[0].2), (0, 1, Some(md5(&content))));
+        assert_eq!(
+            (results[0].0, results[0].1, results[0].2),
+            (0, 1, Some(md5(&content)))
+        );
         let _: Finished = evil.hear().await;
         drop(evil.send);
         corrupt(receiving, "a").await;
@@ -313,10 +402,18 @@ async fn a_wrong_md5_that_was_an_accident_is_repaired() {
     let (wrong, right) = (pattern(1 << 20, 4), pattern(1 << 20, 5));
     evil.announce(&[file("a", 1 << 20)]).await;
     evil.chunk(0, 0, &wrong).await;
-    evil.say(&Digests { digests: vec![(0, md5(&right))] }).await;
-    let Repair { chunk: None, .. } = evil.hear().await else { panic!("the whole file") };
+    evil.say(&Digests {
+        digests: vec![(0, md5(&right))],
+    })
+    .await;
+    let Repair { chunk: None, .. } = evil.hear().await else {
+        panic!("the whole file")
+    };
     evil.chunk(0, 0, &right).await;
-    evil.say(&Digests { digests: vec![(0, md5(&right))] }).await;
+    evil.say(&Digests {
+        digests: vec![(0, md5(&right))],
+    })
+    .await;
     let _: Finished = evil.hear().await;
     drop(evil.send);
     assert!(receiving.end().await.0.expect("received").is_whole());
@@ -332,7 +429,9 @@ async fn a_pack_that_was_damaged_is_missed_and_sent_again() {
     evil.frame(2, [1, 2], &pack, [0; 32]).await;
     evil.say(&AllSent { frames: 1 }).await;
     for _ in 0..2 {
-        let Repair { file, chunk: None } = evil.hear().await else { panic!("whole files") };
+        let Repair { file, chunk: None } = evil.hear().await else {
+            panic!("whole files")
+        };
         let byte = [b'a' + file as u8];
         evil.pack(file, &[(file, &byte, md5(&byte))]).await;
     }
@@ -347,8 +446,17 @@ async fn names_that_lead_elsewhere_end_the_transfer() {
     let outside = temp();
     let into = outside.path().join("in");
     let mut cases: Vec<Vec<Entry>> = [
-        &b".."[..], b".", b"", b"/", b"/etc/passwd", b"../evil", b"a/b", b"a\0b", b".landline-5e.part",
-        b".LandLine-x", &[b'x'; 5_000],
+        &b".."[..],
+        b".",
+        b"",
+        b"/",
+        b"/etc/passwd",
+        b"../evil",
+        b"a/b",
+        b"a\0b",
+        b".landline-5e.part",
+        b".LandLine-x",
+        &[b'x'; 5_000],
     ]
     .into_iter()
     .flat_map(|name| [vec![file(name, 1)], vec![folder(0, "d"), folder(1, name)]])
@@ -373,17 +481,35 @@ async fn names_of_other_systems_and_equal_names_stay_in_the_folder() {
     let into = outside.path().join("in");
     let (mut evil, receiving) = Evil::sender(&into, false).await;
     let raw: [&[u8]; 9] = [
-        b"..\\up", b"C:\\x", b"\\\\host\\share", b"CON", b"same", b"same", b"same", b"dots..", b"b\xffd\n",
+        b"..\\up",
+        b"C:\\x",
+        b"\\\\host\\share",
+        b"CON",
+        b"same",
+        b"same",
+        b"same",
+        b"dots..",
+        b"b\xffd\n",
     ];
     evil.announce(&raw.map(|name| file(name, 1))).await;
-    let files: Vec<_> = (0..9).map(|number| (number, &b"x"[..], md5(b"x"))).collect();
+    let files: Vec<_> = (0..9)
+        .map(|number| (number, &b"x"[..], md5(b"x")))
+        .collect();
     evil.pack(8, &files).await;
     evil.say(&AllSent { frames: 1 }).await;
     let _: Finished = evil.hear().await;
     drop(evil.send);
     assert!(receiving.end().await.0.expect("received").is_whole());
     let mut expected = [
-        ".._up", "C__x", "__host_share", "_CON", "same", "same (2)", "same (3)", "dots__", "b\u{fffd}d_",
+        ".._up",
+        "C__x",
+        "__host_share",
+        "_CON",
+        "same",
+        "same (2)",
+        "same (3)",
+        "dots__",
+        "b\u{fffd}d_",
     ];
     expected.sort_unstable();
     assert_eq!(names(&into), expected);
@@ -399,13 +525,18 @@ async fn a_link_in_the_way_is_not_followed() {
     std::os::unix::fs::symlink(outside.path().join("f"), into.path().join("f")).expect("made");
     for overwrite in [false, true] {
         let (mut evil, receiving) = Evil::sender(into.path(), overwrite).await;
-        evil.announce(&[folder(0, "dir"), entry(0, 1, "f", 1), file("f", 1)]).await;
-        evil.pack(2, &[(1, b"x", md5(b"x")), (2, b"x", md5(b"x"))]).await;
+        evil.announce(&[folder(0, "dir"), entry(0, 1, "f", 1), file("f", 1)])
+            .await;
+        evil.pack(2, &[(1, b"x", md5(b"x")), (2, b"x", md5(b"x"))])
+            .await;
         evil.say(&AllSent { frames: 1 }).await;
         let _: Finished = evil.hear().await;
         drop(evil.send);
         assert!(receiving.end().await.0.expect("received").is_whole());
-        assert_eq!(tree(outside.path()), [("f".to_owned(), b"outside".to_vec())]);
+        assert_eq!(
+            tree(outside.path()),
+            [("f".to_owned(), b"outside".to_vec())]
+        );
     }
 }
 
@@ -416,25 +547,74 @@ async fn content_that_is_not_as_announced_ends_the_transfer() {
     let one = vec![0; 1 << 20];
     let pack = |files: &[(u32, &[u8], [u8; 16])]| pack_of(files);
     let attacks: Vec<Attack> = vec![
-        ("beyond the end", vec![file("a", 1 << 20)], vec![(1, [0, 1], vec![1])]),
-        ("longer than its chunk", vec![file("a", 10)], vec![(1, [0, 0], vec![1; 11])]),
-        ("shorter than its chunk", vec![file("a", 2 << 20)], vec![(1, [0, 0], vec![1; 10])]),
-        ("twice", vec![file("a", 2 << 20)], vec![(1, [0, 0], one.clone()), (1, [0, 0], one.clone())]),
-        ("far beyond", vec![file("a", 2 << 20)], vec![(1, [0, u32::MAX], one.clone())]),
+        (
+            "beyond the end",
+            vec![file("a", 1 << 20)],
+            vec![(1, [0, 1], vec![1])],
+        ),
+        (
+            "longer than its chunk",
+            vec![file("a", 10)],
+            vec![(1, [0, 0], vec![1; 11])],
+        ),
+        (
+            "shorter than its chunk",
+            vec![file("a", 2 << 20)],
+            vec![(1, [0, 0], vec![1; 10])],
+        ),
+        (
+            "twice",
+            vec![file("a", 2 << 20)],
+            vec![(1, [0, 0], one.clone()), (1, [0, 0], one.clone())],
+        ),
+        (
+            "far beyond",
+            vec![file("a", 2 << 20)],
+            vec![(1, [0, u32::MAX], one.clone())],
+        ),
         ("of no file", vec![file("a", 1)], vec![(1, [7, 0], vec![1])]),
-        ("a small file too long", vec![file("a", 1)], vec![(2, [0, 1], pack(&[(0, b"ab", md5(b"ab"))]))]),
-        ("a pack with more", vec![file("a", 1)], vec![(2, [0, 1], [pack(&[(0, b"a", md5(b"a"))]), vec![0]].concat())]),
-        ("a pack with less", vec![file("a", 1)], vec![(2, [0, 2], pack(&[(0, b"a", md5(b"a"))]))]),
-        ("a pack that hides a file", vec![file("a", 1), file("b", 1)], vec![(2, [0, 1], pack(&[(1, b"b", md5(b"b"))]))]),
-        ("a frame of an unknown kind", vec![file("a", 1)], vec![(9, [0, 0], vec![1])]),
-        ("a frame that is too long", vec![file("a", 8 << 20)], vec![(1, [0, 0], vec![1; (1 << 20) + 1])]),
-        ("an empty frame", vec![file("a", 8 << 20)], vec![(1, [0, 0], vec![])]),
+        (
+            "a small file too long",
+            vec![file("a", 1)],
+            vec![(2, [0, 1], pack(&[(0, b"ab", md5(b"ab"))]))],
+        ),
+        (
+            "a pack with more",
+            vec![file("a", 1)],
+            vec![(2, [0, 1], [pack(&[(0, b"a", md5(b"a"))]), vec![0]].concat())],
+        ),
+        (
+            "a pack with less",
+            vec![file("a", 1)],
+            vec![(2, [0, 2], pack(&[(0, b"a", md5(b"a"))]))],
+        ),
+        (
+            "a pack that hides a file",
+            vec![file("a", 1), file("b", 1)],
+            vec![(2, [0, 1], pack(&[(1, b"b", md5(b"b"))]))],
+        ),
+        (
+            "a frame of an unknown kind",
+            vec![file("a", 1)],
+            vec![(9, [0, 0], vec![1])],
+        ),
+        (
+            "a frame that is too long",
+            vec![file("a", 8 << 20)],
+            vec![(1, [0, 0], vec![1; (1 << 20) + 1])],
+        ),
+        (
+            "an empty frame",
+            vec![file("a", 8 << 20)],
+            vec![(1, [0, 0], vec![])],
+        ),
     ];
     for (what, entries, frames) in attacks {
         let (mut evil, receiving) = Evil::sender(into.path(), false).await;
         evil.announce(&entries).await;
         for (kind, words, bytes) in frames {
-            evil.frame(kind, words, &bytes, blake3::hash(&bytes).into()).await;
+            evil.frame(kind, words, &bytes, blake3::hash(&bytes).into())
+                .await;
         }
         // A file that is never finished keeps the transfer open until the attack is noticed.
         refused(evil, receiving, into.path(), what).await;
@@ -460,14 +640,24 @@ async fn messages_out_of_place_end_the_transfer() {
     for what in 0..7 {
         let (mut evil, receiving) = Evil::sender(into.path(), false).await;
         match what {
-            0 => evil.say(&Manifest { first: 5, entries: vec![file("a", 1)] }).await,
+            0 => {
+                evil.say(&Manifest {
+                    first: 5,
+                    entries: vec![file("a", 1)],
+                })
+                .await
+            }
             1 => evil.say(&ManifestEnd { entries: 1 }).await,
             2 => evil.say(&Accept { have: vec![] }).await,
             3 => evil.say(&offer(None)).await,
             4 => evil.say(&Results { results: vec![] }).await,
             5 => {
                 evil.announce(&[file("a", 1)]).await;
-                evil.say(&Manifest { first: 1, entries: vec![file("b", 1)] }).await;
+                evil.say(&Manifest {
+                    first: 1,
+                    entries: vec![file("b", 1)],
+                })
+                .await;
             }
             _ => {
                 let _ = evil.send.write_all(&[0xff; 64]).await;
@@ -494,14 +684,27 @@ async fn claims_beyond_the_disk_are_refused_before_anything_is_written() {
     let into = temp();
     for entries in [
         vec![file("a", u64::MAX)],
-        vec![file("a", u64::MAX / 2), file("b", u64::MAX / 2), file("c", u64::MAX / 2)],
+        vec![
+            file("a", u64::MAX / 2),
+            file("b", u64::MAX / 2),
+            file("c", u64::MAX / 2),
+        ],
         vec![file("a", 1 << 60)],
     ] {
         let (mut evil, receiving) = Evil::sender(into.path(), false).await;
         evil.announce(&entries).await;
         let Cancel { code, .. } = evil.hear().await;
         let (received, _) = receiving.end().await;
-        assert!(matches!(received, Err(TransferError::DiskFull { side: Side::Ours, .. })), "{received:?}");
+        assert!(
+            matches!(
+                received,
+                Err(TransferError::DiskFull {
+                    side: Side::Ours,
+                    ..
+                })
+            ),
+            "{received:?}"
+        );
         assert_eq!(code, 2);
         assert!(names(into.path()).is_empty());
     }
@@ -511,13 +714,17 @@ async fn claims_beyond_the_disk_are_refused_before_anything_is_written() {
 async fn a_flood_of_announced_files_ends_the_transfer() {
     let into = temp();
     let (mut evil, receiving) = Evil::sender(into.path(), false).await;
-    let entries: Vec<Entry> = (0..70_000).map(|number: u32| file(number.to_string(), 0)).collect();
+    let entries: Vec<Entry> = (0..70_000)
+        .map(|number: u32| file(number.to_string(), 0))
+        .collect();
     // The receiver stops listening before the end; what it does not hear cannot be written either.
     let flood = async {
         evil.announce(&entries).await;
         evil
     };
-    let evil = tokio::time::timeout(PATIENCE, flood).await.expect("in time");
+    let evil = tokio::time::timeout(PATIENCE, flood)
+        .await
+        .expect("in time");
     refused(evil, receiving, into.path(), "too many files").await;
 }
 
@@ -526,8 +733,9 @@ async fn a_flood_of_folders_ends_the_transfer() {
     let into = temp();
     let (mut evil, receiving) = Evil::sender(into.path(), false).await;
     let long = "f".repeat(240);
-    let entries: Vec<Entry> =
-        (0..190_000).map(|number: u32| folder(0, format!("{long}{number}"))).collect();
+    let entries: Vec<Entry> = (0..190_000)
+        .map(|number: u32| folder(0, format!("{long}{number}")))
+        .collect();
     evil.announce(&entries).await;
     refused(evil, receiving, into.path(), "too many folders").await;
 }
@@ -563,8 +771,15 @@ async fn two_transfers_with_one_number_do_not_mix() {
     let mut other = Evil::new(pair, send, recv).await;
     other.say(&offer(None)).await;
     let (received, _) = second.end().await;
-    assert!(matches!(received, Err(TransferError::Io { .. })), "{received:?}");
-    assert_eq!(names(into.path()), [".landline-5e5e5e5e5e5e5e5e.part/"], "the first is unharmed");
+    assert!(
+        matches!(received, Err(TransferError::Io { .. })),
+        "{received:?}"
+    );
+    assert_eq!(
+        names(into.path()),
+        [".landline-5e5e5e5e5e5e5e5e.part/"],
+        "the first is unharmed"
+    );
     receiving.cancel.cancel("enough");
     drop(evil);
     assert!(receiving.end().await.0.is_err());
@@ -577,10 +792,15 @@ async fn a_receiver_that_claims_another_md5_is_not_believed() {
     let (mut evil, sending) = Evil::receiver(vec![from.path().join("a")]).await;
     let AllSent { frames } = evil.hear().await;
     assert_eq!(frames, 1);
-    evil.say(&Results { results: vec![(0, 0, Some([9; 16]), String::new())] }).await;
+    evil.say(&Results {
+        results: vec![(0, 0, Some([9; 16]), String::new())],
+    })
+    .await;
     evil.say(&Finished { verified: 1 }).await;
     let (sent, _) = sending.end().await;
-    let Err(TransferError::VerificationFailed { report }) = sent else { panic!("{sent:?}") };
+    let Err(TransferError::VerificationFailed { report }) = sent else {
+        panic!("{sent:?}")
+    };
     assert_eq!((report.verified, report.failed), (0, 1));
 }
 
@@ -596,17 +816,28 @@ async fn a_receiver_out_of_place_ends_the_transfer() {
             2 => evil.say(&ManifestEnd { entries: 0 }).await,
             3 => {
                 let _: AllSent = evil.hear().await;
-                evil.say(&Repair { file: 0, chunk: Some(3) }).await;
+                evil.say(&Repair {
+                    file: 0,
+                    chunk: Some(3),
+                })
+                .await;
             }
             _ => {
                 let _: AllSent = evil.hear().await;
                 for _ in 0..5_000 {
-                    evil.say(&Repair { file: 0, chunk: None }).await;
+                    evil.say(&Repair {
+                        file: 0,
+                        chunk: None,
+                    })
+                    .await;
                 }
             }
         }
         let (sent, _) = sending.end().await;
-        assert!(matches!(sent, Err(TransferError::Malformed(_))), "{what}: {sent:?}");
+        assert!(
+            matches!(sent, Err(TransferError::Malformed(_))),
+            "{what}: {sent:?}"
+        );
     }
 }
 
@@ -616,11 +847,20 @@ async fn a_receiver_may_say_why_it_stops() {
     write(&from.path().join("a"), b"content");
     for (code, reason) in [(1, "no"), (2, "full"), (4, "broken"), (99, "odd")] {
         let (mut evil, sending) = Evil::receiver(vec![from.path().join("a")]).await;
-        evil.say(&Cancel { code, reason: reason.into() }).await;
+        evil.say(&Cancel {
+            code,
+            reason: reason.into(),
+        })
+        .await;
         let (sent, _) = sending.end().await;
         let expected = match (code, &sent) {
             (1, Err(TransferError::CancelledByPeer { reason })) => reason == "no",
-            (2, Err(TransferError::DiskFull { side: Side::Theirs, .. })) => true,
+            (
+                2,
+                Err(TransferError::DiskFull {
+                    side: Side::Theirs, ..
+                }),
+            ) => true,
             (4 | 99, Err(TransferError::PeerFailed { reason })) => !reason.is_empty(),
             _ => false,
         };
@@ -631,7 +871,9 @@ async fn a_receiver_may_say_why_it_stops() {
 #[tokio::test]
 async fn an_offer_cannot_write_on_the_screen() {
     let pair = Pair::new().await;
-    let no = Decision::Reject { reason: "\u{1b}[2J\u{202e}no".into() };
+    let no = Decision::Reject {
+        reason: "\u{1b}[2J\u{202e}no".into(),
+    };
     let mut receiving = start_receive(&pair.other, no, 64);
     let (mut send, recv) = pair.one.0.open_bi().await.expect("a stream");
     send.write_all(&[2]).await.expect("written");
@@ -640,10 +882,17 @@ async fn an_offer_cannot_write_on_the_screen() {
     nasty.label = "\u{1b}[31mred\nline\u{202e}".into();
     nasty.items = vec![(b"\x1b]0;title\x07\xff".to_vec(), false, None)];
     evil.say(&nasty).await;
-    let event = receiving.wait_for(|event| matches!(event, client::transfer::Progress::Offered(_))).await;
-    let client::transfer::Progress::Offered(offer) = event else { panic!("{event:?}") };
+    let event = receiving
+        .wait_for(|event| matches!(event, client::transfer::Progress::Offered(_)))
+        .await;
+    let client::transfer::Progress::Offered(offer) = event else {
+        panic!("{event:?}")
+    };
     let shown = offer.label + &offer.items[0].name;
-    assert!(!shown.chars().any(|c| c.is_control() || c == '\u{202e}'), "{shown:?}");
+    assert!(
+        !shown.chars().any(|c| c.is_control() || c == '\u{202e}'),
+        "{shown:?}"
+    );
     drop(evil.send);
     assert!(receiving.end().await.0.is_err());
 }

@@ -51,20 +51,23 @@ impl Pair {
 
     /// Connects, if so wished to an address that stands for the real one.
     pub(crate) async fn through(door: Option<Door>, idle: Duration) -> Self {
-        let key = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+        let key =
+            rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
         let certificate = key.cert.der().clone();
         let private = rustls::pki_types::PrivatePkcs8KeyDer::from(key.signing_key.serialize_der());
         let mut transport = quinn::TransportConfig::default();
         transport.max_idle_timeout(Some(idle.try_into().expect("a short time")));
         let transport = Arc::new(transport);
-        let mut server = quinn::ServerConfig::with_single_cert(vec![certificate.clone()], private.into())
-            .expect("a server");
+        let mut server =
+            quinn::ServerConfig::with_single_cert(vec![certificate.clone()], private.into())
+                .expect("a server");
         server.transport_config(Arc::clone(&transport));
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listening = Endpoint::server(server, any).expect("a port");
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate).expect("a root");
-        let mut client = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).expect("a client");
+        let mut client =
+            quinn::ClientConfig::with_root_certificates(Arc::new(roots)).expect("a client");
         client.transport_config(transport);
         let calling = Endpoint::client(any).expect("a port");
         let target = listening.local_addr().expect("bound");
@@ -72,8 +75,17 @@ impl Pair {
             Some(door) => door.open_to(target).await,
             None => target,
         };
-        let connecting = calling.connect_with(client, target, "localhost").expect("a call");
-        let accepting = async { listening.accept().await.expect("a call").await.expect("accepted") };
+        let connecting = calling
+            .connect_with(client, target, "localhost")
+            .expect("a call");
+        let accepting = async {
+            listening
+                .accept()
+                .await
+                .expect("a call")
+                .await
+                .expect("accepted")
+        };
         let (one, other) = tokio::join!(connecting, accepting);
         Self {
             one: Plain(one.expect("connected")),
@@ -137,7 +149,11 @@ impl Dispatcher {
                 }
             }
         });
-        Self { router, connection, lanes }
+        Self {
+            router,
+            connection,
+            lanes,
+        }
     }
 
     pub(crate) async fn next(&self) -> (SendStream, RecvStream) {
@@ -197,7 +213,11 @@ pub(crate) fn start_send(link: &Plain, paths: Vec<PathBuf>, options: SendOptions
     let thrown = cancel.clone();
     let task =
         tokio::spawn(async move { transfer::send(&link, paths, options, told, thrown).await });
-    Running { task, events, cancel }
+    Running {
+        task,
+        events,
+        cancel,
+    }
 }
 
 /// `room`: events that fit before somebody reads them.
@@ -210,15 +230,26 @@ pub(crate) fn start_receive(link: &Plain, decision: Decision, room: usize) -> Ru
         let decide = async move |_offer: &Offer| decision;
         transfer::receive(send, recv, &dispatcher.router, decide, told, thrown).await
     });
-    Running { task, events, cancel }
+    Running {
+        task,
+        events,
+        cancel,
+    }
 }
 
 pub(crate) fn accept(into: &Path, overwrite: bool) -> Decision {
-    Decision::Accept { into: into.to_owned(), overwrite }
+    Decision::Accept {
+        into: into.to_owned(),
+        overwrite,
+    }
 }
 
 /// A whole transfer between two ends that do as they should.
-pub(crate) async fn transfer(paths: Vec<PathBuf>, into: &Path, overwrite: bool) -> (Outcome, Outcome) {
+pub(crate) async fn transfer(
+    paths: Vec<PathBuf>,
+    into: &Path,
+    overwrite: bool,
+) -> (Outcome, Outcome) {
     let pair = Pair::new().await;
     let receiving = start_receive(&pair.other, accept(into, overwrite), 1_024);
     let sending = start_send(&pair.one, paths, SendOptions::default());
@@ -231,7 +262,9 @@ pub(crate) fn pattern(size: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15);
     (0..size)
         .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 56) as u8
         })
         .collect()
@@ -245,7 +278,9 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) {
 /// A file of zeros that takes no room.
 pub(crate) fn write_sparse(path: &Path, size: u64) {
     fs::create_dir_all(path.parent().expect("a parent")).expect("made");
-    fs::File::create(path).and_then(|file| file.set_len(size)).expect("made");
+    fs::File::create(path)
+        .and_then(|file| file.set_len(size))
+        .expect("made");
 }
 
 pub(crate) fn md5_of(bytes: &[u8]) -> Md5 {
@@ -257,7 +292,11 @@ pub(crate) fn tree(root: &Path) -> Vec<(String, Vec<u8>)> {
     fn visit(root: &Path, at: &Path, found: &mut Vec<(String, Vec<u8>)>) {
         for entry in fs::read_dir(at).expect("a folder") {
             let path = entry.expect("an entry").path();
-            let name = path.strip_prefix(root).expect("below").to_string_lossy().into_owned();
+            let name = path
+                .strip_prefix(root)
+                .expect("below")
+                .to_string_lossy()
+                .into_owned();
             if path.is_dir() && !path.is_symlink() {
                 found.push((name + "/", Vec::new()));
                 visit(root, &path, found);
