@@ -2,224 +2,15 @@
 //! lead elsewhere, floods and nonsense. The honest end never writes outside its folder, never publishes
 //! what is wrong, never grows without bound, and says what was the matter.
 
+#[path = "transfer_support/evil.rs"]
+mod evil;
 mod transfer_support;
 
 use std::path::Path;
 
 use client::transfer::{Decision, FileOutcome, Side, TransferError};
-use p2p_net_proto::codec::{self, FrameDecoder, Message};
-use quinn::{RecvStream, SendStream};
-use serde::{Deserialize, Serialize};
+use evil::*;
 use transfer_support::*;
-
-const ID: [u8; 16] = [0x5e; 16];
-
-macro_rules! messages {
-    ($($kind:literal $name:ident { $($field:ident: $type:ty),* })*) => {
-        $(
-            #[derive(Debug, Serialize, Deserialize)]
-            struct $name { $($field: $type),* }
-            impl Message for $name { const KIND: u16 = $kind; }
-        )*
-    };
-}
-
-messages! {
-    0x0201 Offer { transfer: [u8; 16], label: String, files: Option<u64>, total_bytes: Option<u64>, items: Vec<(Vec<u8>, bool, Option<u64>)>, options: u32 }
-    0x0202 Accept { have: Vec<u8> }
-    0x0204 Manifest { first: u32, entries: Vec<Entry> }
-    0x0205 ManifestEnd { entries: u32 }
-    0x0206 Digests { digests: Vec<(u32, [u8; 16])> }
-    0x0208 AllSent { frames: u64 }
-    0x0209 Results { results: Vec<(u32, u8, Option<[u8; 16]>, String)> }
-    0x020a Repair { file: u32, chunk: Option<u32> }
-    0x020b Finished { verified: u64 }
-    0x020c Cancel { code: u16, reason: String }
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Entry {
-    kind: u8,
-    parent: u32,
-    name: Vec<u8>,
-    size: u64,
-    modified_secs: i64,
-    modified_nanos: u32,
-    executable: u16,
-    note: String,
-}
-
-fn entry(kind: u8, parent: u32, name: impl AsRef<[u8]>, size: u64) -> Entry {
-    let (name, note) = (name.as_ref().to_vec(), String::new());
-    Entry {
-        kind,
-        parent,
-        name,
-        size,
-        modified_secs: i64::MAX,
-        modified_nanos: u32::MAX,
-        executable: 0o7777,
-        note,
-    }
-}
-
-fn file(name: impl AsRef<[u8]>, size: u64) -> Entry {
-    entry(0, 0, name, size)
-}
-
-fn folder(parent: u32, name: impl AsRef<[u8]>) -> Entry {
-    entry(1, parent, name, 0)
-}
-
-/// The hostile half of a transfer, and the honest one.
-struct Evil {
-    send: SendStream,
-    recv: RecvStream,
-    decoder: FrameDecoder,
-    lane: Option<SendStream>,
-    pair: Pair,
-}
-
-impl Evil {
-    async fn new(pair: Pair, send: SendStream, recv: RecvStream) -> Self {
-        Self {
-            send,
-            recv,
-            decoder: FrameDecoder::default(),
-            lane: None,
-            pair,
-        }
-    }
-
-    /// A sender whose offer an honest receiver has accepted.
-    async fn sender(into: &Path, overwrite: bool) -> (Self, Running) {
-        let pair = Pair::new().await;
-        let receiving = start_receive(&pair.other, accept(into, overwrite), 4_096);
-        let (mut send, recv) = pair.one.0.open_bi().await.expect("a stream");
-        send.write_all(&[2]).await.expect("written");
-        let mut evil = Self::new(pair, send, recv).await;
-        evil.say(&offer(None)).await;
-        let Accept { have } = evil.hear().await;
-        assert!(have.is_empty());
-        (evil, receiving)
-    }
-
-    /// A receiver that has accepted an honest sender's offer.
-    async fn receiver(paths: Vec<std::path::PathBuf>) -> (Self, Running) {
-        let pair = Pair::new().await;
-        let sending = start_send(&pair.one, paths, client::transfer::SendOptions::default());
-        let (send, mut recv) = pair.other.0.accept_bi().await.expect("a stream");
-        recv.read_exact(&mut [0]).await.expect("a kind");
-        let mut evil = Self::new(pair, send, recv).await;
-        let _: Offer = evil.hear().await;
-        evil.say(&Accept { have: Vec::new() }).await;
-        (evil, sending)
-    }
-
-    async fn say<M: Message>(&mut self, message: &M) {
-        // The other side may have given up already; that is what the test is about.
-        let _ = self
-            .send
-            .write_all(&codec::encode(message).expect("fits"))
-            .await;
-    }
-
-    /// The next message of a kind, whatever comes before it.
-    async fn hear<M: Message>(&mut self) -> M {
-        let hear = async {
-            loop {
-                while let Some(frame) = self.decoder.next_frame().expect("frames") {
-                    if frame.kind == M::KIND {
-                        return frame.decode().expect("a body");
-                    }
-                }
-                let chunk = self.recv.read_chunk(65_536, true).await.expect("a stream");
-                self.decoder.push(&chunk.expect("more to hear").bytes);
-            }
-        };
-        tokio::time::timeout(PATIENCE, hear).await.expect("in time")
-    }
-
-    /// Writes plain bytes to the lane.
-    async fn lane(&mut self, bytes: &[u8]) {
-        if self.lane.is_none() {
-            let mut lane = self.pair.one.0.open_uni().await.expect("a stream");
-            lane.write_all(&[3]).await.expect("written");
-            lane.write_all(&ID).await.expect("written");
-            self.lane = Some(lane);
-        }
-        if let Some(lane) = &mut self.lane {
-            let _ = lane.write_all(bytes).await;
-        }
-    }
-
-    /// Writes a frame to the lane.
-    async fn frame(&mut self, kind: u8, words: [u32; 2], bytes: &[u8], blake3: [u8; 32]) {
-        let mut frame = vec![kind, 0, 0, 0];
-        for word in [words[0], words[1], bytes.len() as u32] {
-            frame.extend_from_slice(&word.to_be_bytes());
-        }
-        frame.extend_from_slice(bytes);
-        frame.extend_from_slice(&blake3);
-        self.lane(&frame).await;
-    }
-
-    async fn chunk(&mut self, file: u32, chunk: u32, bytes: &[u8]) {
-        self.frame(1, [file, chunk], bytes, blake3::hash(bytes).into())
-            .await;
-    }
-
-    async fn pack(&mut self, highest: u32, files: &[(u32, &[u8], [u8; 16])]) {
-        let bytes = pack_of(files);
-        self.frame(
-            2,
-            [highest, files.len() as u32],
-            &bytes,
-            blake3::hash(&bytes).into(),
-        )
-        .await;
-    }
-
-    /// Announces everything there is.
-    async fn announce(&mut self, entries: &[Entry]) {
-        let mut first = 0;
-        for entries in entries.chunks(200) {
-            self.say(&Manifest {
-                first,
-                entries: entries.to_vec(),
-            })
-            .await;
-            first += entries.len() as u32;
-        }
-        self.say(&ManifestEnd { entries: first }).await;
-    }
-}
-
-fn offer(total_bytes: Option<u64>) -> Offer {
-    Offer {
-        transfer: ID,
-        label: "evil".into(),
-        files: None,
-        total_bytes,
-        items: vec![],
-        options: 0,
-    }
-}
-
-fn md5(bytes: &[u8]) -> [u8; 16] {
-    *md5_of(bytes).as_bytes()
-}
-
-fn pack_of(files: &[(u32, &[u8], [u8; 16])]) -> Vec<u8> {
-    let mut pack = Vec::new();
-    for (file, bytes, md5) in files {
-        pack.extend_from_slice(&file.to_be_bytes());
-        pack.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-        pack.extend_from_slice(bytes);
-        pack.extend_from_slice(md5);
-    }
-    pack
-}
 
 /// The honest end says that the peer broke the rules, tells the peer so, and nothing is left.
 async fn refused(mut evil: Evil, receiving: Running, into: &Path, what: &str) {
@@ -540,18 +331,14 @@ async fn a_link_in_the_way_is_not_followed() {
     }
 }
 
-#[tokio::test]
-async fn content_that_is_not_as_announced_ends_the_transfer() {
-    let into = temp();
-    type Attack = (&'static str, Vec<Entry>, Vec<(u8, [u32; 2], Vec<u8>)>);
-    let one = vec![0; 1 << 20];
-    let pack = |files: &[(u32, &[u8], [u8; 16])]| pack_of(files);
-    let attacks: Vec<Attack> = vec![
-        (
-            "beyond the end",
-            vec![file("a", 1 << 20)],
-            vec![(1, [0, 1], vec![1])],
-        ),
+/// What it is, what is announced, and the frames that do not fit it: kind, two words, bytes.
+type Attack = (&'static str, Vec<Entry>, Vec<(u8, [u32; 2], Vec<u8>)>);
+
+fn attacks_by_chunk() -> Vec<Attack> {
+    let (one, large) = (vec![0; 1 << 20], || vec![file("a", 2 << 20)]);
+    let twice = vec![(1, [0, 0], one.clone()), (1, [0, 0], one.clone())];
+    vec![
+        ("beyond the end", large(), vec![(1, [0, 2], vec![1])]),
         (
             "longer than its chunk",
             vec![file("a", 10)],
@@ -559,64 +346,66 @@ async fn content_that_is_not_as_announced_ends_the_transfer() {
         ),
         (
             "shorter than its chunk",
-            vec![file("a", 2 << 20)],
+            large(),
             vec![(1, [0, 0], vec![1; 10])],
         ),
+        ("twice", large(), twice),
+        ("far beyond", large(), vec![(1, [0, u32::MAX], one.clone())]),
+        ("of no file", large(), vec![(1, [7, 0], vec![1])]),
         (
-            "twice",
-            vec![file("a", 2 << 20)],
-            vec![(1, [0, 0], one.clone()), (1, [0, 0], one.clone())],
-        ),
-        (
-            "far beyond",
-            vec![file("a", 2 << 20)],
-            vec![(1, [0, u32::MAX], one.clone())],
-        ),
-        ("of no file", vec![file("a", 1)], vec![(1, [7, 0], vec![1])]),
-        (
-            "a small file too long",
-            vec![file("a", 1)],
-            vec![(2, [0, 1], pack(&[(0, b"ab", md5(b"ab"))]))],
-        ),
-        (
-            "a pack with more",
-            vec![file("a", 1)],
-            vec![(2, [0, 1], [pack(&[(0, b"a", md5(b"a"))]), vec![0]].concat())],
-        ),
-        (
-            "a pack with less",
-            vec![file("a", 1)],
-            vec![(2, [0, 2], pack(&[(0, b"a", md5(b"a"))]))],
-        ),
-        (
-            "a pack that hides a file",
-            vec![file("a", 1), file("b", 1)],
-            vec![(2, [0, 1], pack(&[(1, b"b", md5(b"b"))]))],
+            "of a folder",
+            vec![file("a", 1), folder(0, "d"), file("b", 1)],
+            vec![(1, [0, 1], one.clone())],
         ),
         (
             "a frame of an unknown kind",
-            vec![file("a", 1)],
+            large(),
             vec![(9, [0, 0], vec![1])],
         ),
         (
             "a frame that is too long",
-            vec![file("a", 8 << 20)],
+            large(),
             vec![(1, [0, 0], vec![1; (1 << 20) + 1])],
         ),
+        ("an empty frame", large(), vec![(1, [0, 0], vec![])]),
+    ]
+}
+
+fn attacks_by_pack() -> Vec<Attack> {
+    let two = || vec![file("a", 1), file("b", 1)];
+    let one = pack_of(&[(0, b"a", md5(b"a"))]);
+    let other = pack_of(&[(1, b"b", md5(b"b"))]);
+    let long = pack_of(&[(0, b"ab", md5(b"ab"))]);
+    let beyond_small = pack_of(&[(0, &[0; (64 << 10) + 1], [0; 16])]);
+    let too_large = vec![file("a", (64 << 10) + 1)];
+    vec![
+        ("a small file too long", two(), vec![(2, [0, 1], long)]),
         (
-            "an empty frame",
-            vec![file("a", 8 << 20)],
-            vec![(1, [0, 0], vec![])],
+            "a small file that is not small",
+            too_large,
+            vec![(2, [0, 1], beyond_small)],
         ),
-    ];
-    for (what, entries, frames) in attacks {
+        (
+            "a pack with more",
+            two(),
+            vec![(2, [0, 1], [one.clone(), vec![0]].concat())],
+        ),
+        ("a pack with less", two(), vec![(2, [0, 2], one.clone())]),
+        ("a pack of too many", two(), vec![(2, [0, 1_025], one)]),
+        ("a pack that hides a file", two(), vec![(2, [0, 1], other)]),
+    ]
+}
+
+#[tokio::test]
+async fn content_that_is_not_as_announced_ends_the_transfer() {
+    let into = temp();
+    for (what, entries, frames) in [attacks_by_chunk(), attacks_by_pack()].concat() {
         let (mut evil, receiving) = Evil::sender(into.path(), false).await;
         evil.announce(&entries).await;
         for (kind, words, bytes) in frames {
             evil.frame(kind, words, &bytes, blake3::hash(&bytes).into())
                 .await;
         }
-        // A file that is never finished keeps the transfer open until the attack is noticed.
         refused(evil, receiving, into.path(), what).await;
     }
 }
