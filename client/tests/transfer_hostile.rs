@@ -521,10 +521,10 @@ async fn a_flood_of_announced_files_ends_the_transfer() {
 async fn a_flood_of_folders_ends_the_transfer() {
     let into = temp();
     let (mut evil, receiving) = Evil::sender(into.path(), false).await;
+    // Deep in long names, so that each costs much to remember.
     let long = "f".repeat(240);
-    let entries: Vec<Entry> = (0..190_000)
-        .map(|number: u32| folder(0, format!("{long}{number}")))
-        .collect();
+    let mut entries: Vec<Entry> = (0..15).map(|depth| folder(depth, &long)).collect();
+    entries.extend((0..20_000).map(|number: u32| folder(15, format!("{long}{number}"))));
     evil.announce(&entries).await;
     refused(evil, receiving, into.path(), "too many folders").await;
 }

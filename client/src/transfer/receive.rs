@@ -31,7 +31,7 @@ const BUFFERS: usize = 24;
 /// How long the sender may take for its offer.
 const OFFER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the sender may take to say why a lane broke.
-const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
+const VERDICT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Receives what the peer wants to send on a stream whose kind byte said so. `router` brings the lanes;
 /// `decide` says whether and where, and may take its time.
@@ -175,8 +175,10 @@ struct Receiver {
 enum FromLane {
     /// A frame; the lane waits until it has been taken.
     Frame(RecvStream, Arrived),
-    /// Its end; the sender keeps its lanes open until we are done.
-    Failed(TransferError),
+    /// Something that is no frame.
+    Nonsense(TransferError),
+    /// Its end, too early: the sender keeps its lanes open until we are done.
+    Broken(TransferError),
 }
 
 type LaneWork = BoxFuture<'static, FromLane>;
@@ -226,7 +228,8 @@ impl Receiver {
                     FromLane::Frame(lane, frame) => {
                         self.on_frame(lane, frame, writing, &pool, &mut early, &mut busy)?;
                     }
-                    FromLane::Failed(error) => {
+                    FromLane::Nonsense(error) => return Err(error),
+                    FromLane::Broken(error) => {
                         verdict.as_mut().reset(tokio::time::Instant::now() + VERDICT_PATIENCE);
                         broken = Some(error);
                     }
@@ -272,7 +275,7 @@ impl Receiver {
         busy.push(Box::pin(async move {
             match frames.send(frame).await {
                 Ok(()) => read_frame(lane, pool).await,
-                Err(_) => FromLane::Failed(TransferError::malformed("the writers are gone")),
+                Err(_) => FromLane::Broken(TransferError::malformed("the writers are gone")),
             }
         }));
         Ok(())
@@ -379,21 +382,29 @@ impl Receiver {
 
 /// Reads one frame off a lane.
 async fn read_frame(mut lane: RecvStream, pool: Arc<Pool>) -> FromLane {
-    match try_read_frame(&mut lane, &pool).await {
+    let mut header = [0; HEADER_BYTES];
+    if let Err(error) = lane.read_exact(&mut header).await {
+        return FromLane::Broken(lane_error(error));
+    }
+    let header = match FrameHeader::decode(&header) {
+        Ok(header) => header,
+        Err(error) => return FromLane::Nonsense(error),
+    };
+    match read_content(&mut lane, header, &pool).await {
         Ok(frame) => FromLane::Frame(lane, frame),
-        Err(error) => FromLane::Failed(error),
+        Err(error) => FromLane::Broken(error),
     }
 }
 
-async fn try_read_frame(lane: &mut RecvStream, pool: &Pool) -> Result<Arrived, TransferError> {
-    let mut header = [0; HEADER_BYTES];
-    lane.read_exact(&mut header).await.map_err(lane_error)?;
-    let header = FrameHeader::decode(&header)?;
+async fn read_content(
+    lane: &mut RecvStream,
+    header: FrameHeader,
+    pool: &Pool,
+) -> Result<Arrived, TransferError> {
     let closed = || TransferError::malformed("no more buffers");
     let mut buffer = pool.take().await.ok_or_else(closed)?;
-    lane.read_exact(buffer.fill(header.length()))
-        .await
-        .map_err(lane_error)?;
+    let content = buffer.fill(header.length());
+    lane.read_exact(content).await.map_err(lane_error)?;
     let mut blake3 = [0; BLAKE3_BYTES];
     lane.read_exact(&mut blake3).await.map_err(lane_error)?;
     Ok(Arrived {

@@ -32,7 +32,7 @@ const DEFAULT_LANES: usize = 4;
 /// The count before the offer takes no longer than this.
 const COUNT_PATIENCE: Duration = Duration::from_millis(200);
 /// How long the receiver may take to say why it stopped reading a lane.
-const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
+const VERDICT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How to send.
 #[derive(Debug, Clone)]
