@@ -29,7 +29,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     let connection = alice.connect(friend).await?;
     say(&connection, "hello through the relay", began).await?;
-    connection.path().wait_for(|path| path.kind == PathKind::Direct).await?;
+    connection
+        .path()
+        .wait_for(|path| path.kind == PathKind::Direct)
+        .await?;
     say(&connection, "hello straight", began).await?;
     connection.close(0, "done");
     alice.close().await;
@@ -40,9 +43,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn online(secret: [u8; 32], relay: RelayAddress) -> Result<Endpoint, Box<dyn Error>> {
     let identity = Identity::from_secret(secret);
-    let endpoint = Endpoint::bind(Config { identity, relay: Some(relay), port: 0, sockets: None })?;
-    endpoint.watch_relay().wait_for(|state| matches!(state, RelayState::Online { .. })).await?;
-    eprintln!("{} is online at port {}", endpoint.id().short(), endpoint.port());
+    let endpoint = Endpoint::bind(Config {
+        identity,
+        relay: Some(relay),
+        port: 0,
+        sockets: None,
+    })?;
+    endpoint
+        .watch_relay()
+        .wait_for(|state| matches!(state, RelayState::Online { .. }))
+        .await?;
+    eprintln!(
+        "{} is online at port {}",
+        endpoint.id().short(),
+        endpoint.port()
+    );
     Ok(endpoint)
 }
 
@@ -52,7 +67,10 @@ async fn say(connection: &Connection, text: &str, began: Instant) -> Result<(), 
     send.finish()?;
     let echo = String::from_utf8(receive.read_to_end(1_000).await?)?;
     let kind = connection.path().borrow().kind;
-    eprintln!("{:>6.1} ms  {kind:?}: {echo}", began.elapsed().as_secs_f64() * 1_000.0);
+    eprintln!(
+        "{:>6.1} ms  {kind:?}: {echo}",
+        began.elapsed().as_secs_f64() * 1_000.0
+    );
     Ok(())
 }
 
