@@ -17,7 +17,11 @@ Environment: LANDLINE_RELAY, LANDLINE_TOKEN, LANDLINE_DATA_DIR, NO_COLOR, RUST_L
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "landline", version, about = "Chat and files over a direct, end-to-end encrypted line")]
+#[command(
+    name = "landline",
+    version,
+    about = "Chat and files over a direct, end-to-end encrypted line"
+)]
 #[command(after_help = AFTER_HELP, arg_required_else_help = true)]
 pub struct Cli {
     /// Flags that every command takes.
@@ -33,10 +37,22 @@ pub struct Cli {
 pub struct Global {
     /// The relay's address, as the relay prints it: host[:port][#fingerprint[.token]]; the first one
     /// given is remembered
-    #[arg(long, global = true, value_name = "ADDRESS", env = "LANDLINE_RELAY", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDRESS",
+        env = "LANDLINE_RELAY",
+        hide_env_values = true
+    )]
     pub relay: Option<String>,
     /// The relay's admission token, if the address does not contain it
-    #[arg(long, global = true, value_name = "TOKEN", env = "LANDLINE_TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "LANDLINE_TOKEN",
+        hide_env_values = true
+    )]
     pub token: Option<String>,
     /// Where identity, contacts, messages and settings are kept
     #[arg(long, global = true, value_name = "DIR", env = "LANDLINE_DATA_DIR")]
@@ -227,10 +243,14 @@ mod tests {
 
     #[test]
     fn flags_may_stand_before_and_after_the_command() {
-        let cli = Cli::try_parse_from(["landline", "--json", "peers", "--watch", "--data-dir", "/d"])
-            .expect("valid");
+        let cli =
+            Cli::try_parse_from(["landline", "--json", "peers", "--watch", "--data-dir", "/d"])
+                .expect("valid");
         assert!(cli.global.json);
-        assert_eq!(cli.global.data_dir.as_deref(), Some(std::path::Path::new("/d")));
+        assert_eq!(
+            cli.global.data_dir.as_deref(),
+            Some(std::path::Path::new("/d"))
+        );
         assert!(matches!(cli.action, Action::Peers { watch: true }));
     }
 
@@ -239,8 +259,17 @@ mod tests {
         assert!(Cli::try_parse_from(["landline", "chat", "bob", "--wait", "3"]).is_err());
         assert!(Cli::try_parse_from(["landline", "send", "bob"]).is_err());
         let cli = Cli::try_parse_from(["landline", "chat", "bob", "--send", "hi", "--wait", "3"]);
-        let Ok(Cli { action: Action::Chat(chat), .. }) = cli else { panic!("valid") };
-        assert_eq!((chat.peer.as_str(), chat.send.as_deref(), chat.wait), ("bob", Some("hi"), 3));
+        let Ok(Cli {
+            action: Action::Chat(chat),
+            ..
+        }) = cli
+        else {
+            panic!("valid")
+        };
+        assert_eq!(
+            (chat.peer.as_str(), chat.send.as_deref(), chat.wait),
+            ("bob", Some("hi"), 3)
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Changes of the address book: checked, then stored. The engine applies them and hears of them; without
 //! an engine a command applies them itself.
 
+use crate::Problem;
 use crate::command::BookCommand;
 use crate::contacts::{Contact, Standing, check_free, check_name};
 use crate::store::{self, Store, now_millis};
-use crate::Problem;
 
 /// Applies one change; gives the contact as it is then, or nothing after a removal.
 ///
@@ -41,18 +41,26 @@ pub async fn apply(store: &Store, command: BookCommand) -> Result<Option<Contact
             require(is_contact)?;
             let name = check_name(&name)?;
             check_free(&name, &id, &all)?;
-            store.run(move |db| store::contacts::rename(db, &id, &name)).await?;
+            store
+                .run(move |db| store::contacts::rename(db, &id, &name))
+                .await?;
         }
         BookCommand::Verify { .. } => {
             require(is_contact)?;
-            store.run(move |db| store::contacts::set_verified(db, &id)).await?;
+            store
+                .run(move |db| store::contacts::set_verified(db, &id))
+                .await?;
         }
         BookCommand::Block { blocked, .. } => {
-            store.run(move |db| store::contacts::set_blocked(db, &id, blocked, now)).await?;
+            store
+                .run(move |db| store::contacts::set_blocked(db, &id, blocked, now))
+                .await?;
         }
         BookCommand::Remove { .. } => {
             require(known.is_some())?;
-            store.run(move |db| store::contacts::remove(db, &id)).await?;
+            store
+                .run(move |db| store::contacts::remove(db, &id))
+                .await?;
         }
     }
     Ok(store.run(move |db| store::contacts::find(db, &id)).await?)
@@ -61,7 +69,8 @@ pub async fn apply(store: &Store, command: BookCommand) -> Result<Option<Contact
 /// The refusal to deal with somebody who is blocked.
 pub fn blocked(contact: &Contact) -> Problem {
     let label = contact.label();
-    Problem::usage(format!("{label} is blocked")).with_next(format!("landline contacts unblock {label}"))
+    Problem::usage(format!("{label} is blocked"))
+        .with_next(format!("landline contacts unblock {label}"))
 }
 
 fn require(is_contact: bool) -> Result<(), Problem> {
@@ -78,28 +87,54 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn the_book_is_changed_step_by_step() {
+    const ANN: PeerId = PeerId::from_bytes([1; 32]);
+    const BOB: PeerId = PeerId::from_bytes([2; 32]);
+
+    fn add(id: PeerId, name: Option<&str>) -> BookCommand {
+        let name = name.map(ToOwned::to_owned);
+        BookCommand::Add { id, name }
+    }
+
+    async fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let store = Store::open(dir.path()).await.expect("made");
-        let [ann, bob] = [1, 2].map(|byte| PeerId::from_bytes([byte; 32]));
-        let add = |id, name: &str| BookCommand::Add { id, name: Some(name.to_owned()) };
+        (dir, store)
+    }
 
-        let contact = apply(&store, add(ann, " Ann ")).await.expect("added").expect("there");
-        assert_eq!((contact.name.as_deref(), contact.verified), (Some("Ann"), false));
-        let problem = apply(&store, add(bob, "ANN")).await.expect_err("taken");
+    #[tokio::test]
+    async fn contacts_are_added_renamed_and_verified() {
+        let (_dir, store) = store().await;
+        let change = |change| apply(&store, change);
+        let ann = change(add(ANN, Some(" Ann "))).await.expect("added");
+        let ann = ann.expect("there");
+        assert_eq!(ann.name.as_deref(), Some("Ann"));
+        assert!(!ann.verified);
+        let problem = change(add(BOB, Some("ANN"))).await.expect_err("taken");
         assert!(problem.what.contains("already called Ann"), "{problem}");
-        let rename = BookCommand::Rename { id: bob, name: "Bob".to_owned() };
-        assert!(apply(&store, rename.clone()).await.is_err(), "not a contact yet");
-        apply(&store, BookCommand::Add { id: bob, name: None }).await.expect("added");
-        apply(&store, rename).await.expect("renamed");
-        let verified = apply(&store, BookCommand::Verify { id: bob }).await.expect("verified");
-        assert!(verified.expect("there").verified);
-        apply(&store, BookCommand::Block { id: bob, blocked: true }).await.expect("blocked");
-        let problem = apply(&store, BookCommand::Add { id: bob, name: None }).await;
-        assert!(problem.expect_err("blocked").to_string().contains("contacts unblock Bob"));
-        apply(&store, BookCommand::Block { id: bob, blocked: false }).await.expect("unblocked");
-        assert_eq!(apply(&store, BookCommand::Remove { id: bob }).await.expect("removed"), None);
-        assert!(apply(&store, BookCommand::Remove { id: bob }).await.is_err());
+        let rename = |name: &str| BookCommand::Rename {
+            id: BOB,
+            name: name.to_owned(),
+        };
+        assert!(change(rename("Bob")).await.is_err(), "not a contact yet");
+        change(add(BOB, None)).await.expect("added");
+        change(rename("Bob")).await.expect("renamed");
+        let verify = BookCommand::Verify { id: BOB };
+        let bob = change(verify).await.expect("verified");
+        assert!(bob.expect("there").verified);
+    }
+
+    #[tokio::test]
+    async fn blocked_ones_must_be_unblocked_first_and_removed_ones_are_gone() {
+        let (_dir, store) = store().await;
+        let change = |change| apply(&store, change);
+        let block = |blocked| BookCommand::Block { id: BOB, blocked };
+        change(add(BOB, Some("Bob"))).await.expect("added");
+        change(block(true)).await.expect("blocked");
+        let problem = change(add(BOB, None)).await.expect_err("blocked");
+        assert!(problem.to_string().contains("contacts unblock Bob"));
+        change(block(false)).await.expect("unblocked");
+        let remove = BookCommand::Remove { id: BOB };
+        assert_eq!(change(remove.clone()).await.expect("removed"), None);
+        assert!(change(remove).await.is_err(), "nobody is left");
     }
 }

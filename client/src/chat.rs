@@ -140,7 +140,11 @@ impl Chat {
         match input {
             Input::Queue(message) => self.queue(message),
             Input::Reads(ids) => self.add_reads(ids),
-            Input::Refilled { messages, reads, more } => {
+            Input::Refilled {
+                messages,
+                reads,
+                more,
+            } => {
                 self.more = more;
                 self.refilling = false;
                 for message in messages {
@@ -240,7 +244,10 @@ impl Chat {
             return;
         }
         self.link = Link::Down;
-        let pause = REDIAL.0.saturating_mul(1 << self.failures.min(16)).min(REDIAL.1);
+        let pause = REDIAL
+            .0
+            .saturating_mul(1 << self.failures.min(16))
+            .min(REDIAL.1);
         self.failures = self.failures.saturating_add(1);
         self.redial_at = Some(now + pause);
     }
@@ -290,7 +297,10 @@ impl Chat {
             self.in_flight = 0;
             self.reads_in_flight = false;
         }
-        let pause = RESEND.0.saturating_mul(1 << self.unanswered.min(16)).min(RESEND.1);
+        let pause = RESEND
+            .0
+            .saturating_mul(1 << self.unanswered.min(16))
+            .min(RESEND.1);
         self.unanswered = self.unanswered.saturating_add(1);
         self.answer_at = Some(now + pause);
     }
@@ -311,7 +321,9 @@ impl Chat {
         }
         match self.link {
             Link::Up => self.send(now),
-            Link::Down if self.has_work() && self.online && self.redial_at.is_none_or(|at| at <= now) => {
+            Link::Down
+                if self.has_work() && self.online && self.redial_at.is_none_or(|at| at <= now) =>
+            {
                 self.redial_at = None;
                 self.link = Link::Dialling;
                 self.outputs.push_back(Output::Dial);
@@ -323,12 +335,14 @@ impl Chat {
     fn send(&mut self, now: Instant) {
         while self.in_flight < self.outbox.len().min(MAX_IN_FLIGHT) {
             let message = self.outbox[self.in_flight].clone();
-            self.outputs.push_back(Output::Send(ChatFrame::Message(message)));
+            self.outputs
+                .push_back(Output::Send(ChatFrame::Message(message)));
             self.in_flight += 1;
         }
         if !self.reads_in_flight && !self.reads.is_empty() {
             let ids = self.reads.iter().take(MAX_READ_IDS).copied().collect();
-            self.outputs.push_back(Output::Send(ChatFrame::Read(Read { ids })));
+            self.outputs
+                .push_back(Output::Send(ChatFrame::Read(Read { ids })));
             self.reads_in_flight = true;
         }
         if self.is_waiting() && self.answer_at.is_none() {
@@ -355,14 +369,21 @@ mod tests {
     impl Harness {
         /// A chat whose store is empty.
         fn new() -> Self {
-            let mut harness = Self { chat: Chat::new(), now: Instant::now() };
+            let mut harness = Self {
+                chat: Chat::new(),
+                now: Instant::now(),
+            };
             assert_eq!(harness.drain(), [Output::Refill]);
             assert_eq!(harness.refill(vec![], false), []);
             harness
         }
 
         fn refill(&mut self, messages: Vec<Message>, more: bool) -> Vec<Output> {
-            self.feed(Input::Refilled { messages, reads: vec![], more })
+            self.feed(Input::Refilled {
+                messages,
+                reads: vec![],
+                more,
+            })
         }
 
         fn feed(&mut self, input: Input) -> Vec<Output> {
@@ -382,7 +403,12 @@ mod tests {
 
     fn message(number: u128) -> Message {
         let text = format!("message {number}");
-        Message { id: Uuid::from_u128(number), text, sent_at_millis: 0, reply_to: None }
+        Message {
+            id: Uuid::from_u128(number),
+            text,
+            sent_at_millis: 0,
+            reply_to: None,
+        }
     }
 
     fn send(number: u128) -> Output {
@@ -390,7 +416,9 @@ mod tests {
     }
 
     fn delivered(number: u128) -> Input {
-        Input::Frame(ChatFrame::Delivered(Delivered { id: Uuid::from_u128(number) }))
+        Input::Frame(ChatFrame::Delivered(Delivered {
+            id: Uuid::from_u128(number),
+        }))
     }
 
     #[test]
@@ -400,10 +428,20 @@ mod tests {
         assert_eq!(h.feed(Input::Online(true)), [Output::Dial]);
         assert_eq!(h.feed(Input::Queue(message(2))), [], "dialling");
         assert_eq!(h.feed(Input::Connected), [send(1), send(2)]);
-        assert_eq!(h.feed(delivered(1)), [Output::Delivered(Uuid::from_u128(1))]);
+        assert_eq!(
+            h.feed(delivered(1)),
+            [Output::Delivered(Uuid::from_u128(1))]
+        );
         assert_eq!(h.feed(Input::Disconnected), [Output::Dial]);
-        assert_eq!(h.feed(Input::Connected), [send(2)], "only the unacknowledged one");
-        assert_eq!(h.feed(delivered(2)), [Output::Delivered(Uuid::from_u128(2))]);
+        assert_eq!(
+            h.feed(Input::Connected),
+            [send(2)],
+            "only the unacknowledged one"
+        );
+        assert_eq!(
+            h.feed(delivered(2)),
+            [Output::Delivered(Uuid::from_u128(2))]
+        );
         assert_eq!(h.feed(delivered(2)), [], "twice is harmless");
         assert!(h.chat.is_idle());
         assert_eq!(h.chat.poll_timeout(), None);
@@ -456,8 +494,10 @@ mod tests {
             acknowledged += 1;
             for output in outputs {
                 if output == Output::Refill {
-                    let stored: Vec<_> =
-                        (acknowledged..total).take(MAX_QUEUED).map(message).collect();
+                    let stored: Vec<_> = (acknowledged..total)
+                        .take(MAX_QUEUED)
+                        .map(message)
+                        .collect();
                     sent.extend(h.refill(stored, false));
                 } else if matches!(output, Output::Send(_)) {
                     sent.push(output);
@@ -504,7 +544,11 @@ mod tests {
         h.feed(Input::Queue(message(1)));
         h.feed(Input::Online(true));
         h.feed(Input::Connected);
-        assert_eq!(h.sleep(), [Output::CheckConnection], "after the answer limit");
+        assert_eq!(
+            h.sleep(),
+            [Output::CheckConnection],
+            "after the answer limit"
+        );
         assert_eq!(h.sleep(), [Output::CheckConnection, send(1)], "said again");
         let outputs = h.feed(delivered(1));
         assert_eq!(outputs, [Output::Delivered(Uuid::from_u128(1))]);

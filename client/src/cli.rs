@@ -93,14 +93,24 @@ async fn run(cli: Cli) -> Result<Exit, Problem> {
             () = interrupt::interrupted() => Err(Problem::failure("interrupted")),
         };
     }
-    let names_contact =
-        matches!(&cli.action, Action::Contacts { action: Some(ContactsAction::Add { .. }) });
+    let names_contact = matches!(
+        &cli.action,
+        Action::Contacts {
+            action: Some(ContactsAction::Add { .. })
+        }
+    );
     let settings = Settings::resolve(&cli.global, names_contact)?;
     match cli.action {
         Action::Id => id::run(&settings, out).await,
         Action::Peers { watch } => peers::run(&settings, out, watch).await,
         Action::Contacts { action } => {
-            contacts::run(&settings, out, action.unwrap_or(ContactsAction::List), cli.global.name).await
+            contacts::run(
+                &settings,
+                out,
+                action.unwrap_or(ContactsAction::List),
+                cli.global.name,
+            )
+            .await
         }
         Action::Chat(args) => chat::run(&settings, out, args).await,
         Action::Send(args) => send::run(&settings, out, args).await,

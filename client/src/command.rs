@@ -192,18 +192,37 @@ mod tests {
     #[test]
     fn commands_survive_json() {
         let peer = PeerId::from_bytes([3; 32]);
-        let policy =
-            Policy { accept: Accept::Contacts, into: PathBuf::from("/in"), overwrite: true };
+        let policy = Policy {
+            accept: Accept::Contacts,
+            into: PathBuf::from("/in"),
+            overwrite: true,
+        };
         for command in [
             Command::Status,
-            Command::Book(BookCommand::Add { id: peer, name: Some("Ann".to_owned()) }),
-            Command::Say { peer, text: "hi\n\"you\"".to_owned(), reply_to: Some(Uuid::nil()) },
-            Command::Send { peer, paths: vec![PathBuf::from("/a b"), PathBuf::from("/ü")] },
+            Command::Book(BookCommand::Add {
+                id: peer,
+                name: Some("Ann".to_owned()),
+            }),
+            Command::Say {
+                peer,
+                text: "hi\n\"you\"".to_owned(),
+                reply_to: Some(Uuid::nil()),
+            },
+            Command::Send {
+                peer,
+                paths: vec![PathBuf::from("/a b"), PathBuf::from("/ü")],
+            },
             Command::Receive(policy),
-            Command::Answer { offer: u64::MAX, accept: false },
+            Command::Answer {
+                offer: u64::MAX,
+                accept: false,
+            },
         ] {
             let text = serde_json::to_string(&command).expect("plain data");
-            assert_eq!(serde_json::from_str::<Command>(&text).expect("just written"), command);
+            assert_eq!(
+                serde_json::from_str::<Command>(&text).expect("just written"),
+                command
+            );
         }
     }
 }

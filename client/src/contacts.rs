@@ -85,7 +85,9 @@ pub mod peer_text {
     /// # Errors
     /// The text is no id.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PeerId, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -149,7 +151,11 @@ fn is_deceptive(c: char) -> bool {
 pub fn resolve(text: &str, contacts: &[Contact]) -> Result<PeerId, Problem> {
     let text = text.trim();
     let key = name_key(text);
-    let known = || contacts.iter().filter(|contact| contact.standing != Standing::Stranger);
+    let known = || {
+        contacts
+            .iter()
+            .filter(|contact| contact.standing != Standing::Stranger)
+    };
     if let Some(contact) = known().find(|c| c.name.as_deref().is_some_and(|n| name_key(n) == key)) {
         return Ok(contact.id);
     }
@@ -160,7 +166,9 @@ pub fn resolve(text: &str, contacts: &[Contact]) -> Result<PeerId, Problem> {
     let matches: Vec<_> = if text.len() < MIN_PREFIX_LEN {
         Vec::new()
     } else {
-        known().filter(|contact| contact.id.to_string().starts_with(&prefix)).collect()
+        known()
+            .filter(|contact| contact.id.to_string().starts_with(&prefix))
+            .collect()
     };
     match matches.as_slice() {
         [contact] => Ok(contact.id),
@@ -200,15 +208,27 @@ pub fn check_free(name: &str, id: &PeerId, contacts: &[Contact]) -> Result<(), P
 
 /// The 60 digits that both people see alike, in 12 groups of 5, whoever computes them.
 pub fn safety_number(one: &PeerId, other: &PeerId) -> String {
-    let (low, high) = if one <= other { (one, other) } else { (other, one) };
+    let (low, high) = if one <= other {
+        (one, other)
+    } else {
+        (other, one)
+    };
     let mut groups = Vec::with_capacity(12);
     for id in [low, high] {
-        let mut hash = Sha512::new().chain_update(b"landline safety number 1").chain_update(id.as_bytes()).finalize();
+        let mut hash = Sha512::new()
+            .chain_update(b"landline safety number 1")
+            .chain_update(id.as_bytes())
+            .finalize();
         for _ in 0..SAFETY_ROUNDS {
-            hash = Sha512::new().chain_update(hash).chain_update(id.as_bytes()).finalize();
+            hash = Sha512::new()
+                .chain_update(hash)
+                .chain_update(id.as_bytes())
+                .finalize();
         }
         for five in hash.chunks_exact(5).take(6) {
-            let number = five.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+            let number = five
+                .iter()
+                .fold(0u64, |number, byte| number << 8 | u64::from(*byte));
             groups.push(format!("{:05}", number % 100_000));
         }
     }
@@ -239,7 +259,11 @@ mod tests {
 
     #[test]
     fn peers_resolve_as_the_wire_page_says() {
-        let mut book = vec![contact(1, Some("Ann")), contact(2, Some("Bob Ross")), contact(3, None)];
+        let mut book = vec![
+            contact(1, Some("Ann")),
+            contact(2, Some("Bob Ross")),
+            contact(3, None),
+        ];
         book[2].claimed_name = Some("Carl".to_owned());
         let mut stranger = contact(4, None);
         stranger.standing = Standing::Stranger;
@@ -251,11 +275,21 @@ mod tests {
         assert_eq!(resolve("ann", &book), Ok(id(1)));
         assert_eq!(resolve(" BOB   ross", &book), Ok(id(2)));
         assert_eq!(resolve(&text(3)[..4], &book), Ok(id(3)));
-        assert_eq!(resolve(&text(9), &book), Ok(id(9)), "a full id needs no contact");
+        assert_eq!(
+            resolve(&text(9), &book),
+            Ok(id(9)),
+            "a full id needs no contact"
+        );
         assert_eq!(resolve(&text(9).to_ascii_uppercase(), &book), Ok(id(9)));
-        assert!(resolve("Carl", &book).is_err(), "a claimed name never matches");
+        assert!(
+            resolve("Carl", &book).is_err(),
+            "a claimed name never matches"
+        );
         assert!(resolve(&text(1)[..3], &book).is_err(), "too short");
-        assert!(resolve(&stranger_text[..10], &book).is_err(), "strangers only by full id");
+        assert!(
+            resolve(&stranger_text[..10], &book).is_err(),
+            "strangers only by full id"
+        );
         assert_eq!(resolve(&stranger_text, &book), Ok(id(4)));
     }
 
@@ -280,20 +314,39 @@ mod tests {
     fn names_are_unique_whatever_their_case_and_form() {
         let book = [contact(1, Some("Ärger")), contact(2, Some("Bob"))];
         let new = PeerId::from_bytes([3; 32]);
-        assert!(check_free("a\u{308}RGER", &new, &book).is_err(), "decomposed form");
-        assert!(check_free("Ｂｏｂ", &new, &book).is_err(), "full-width form");
-        assert!(check_free("Bob", &book[1].id, &book).is_ok(), "one's own name is free");
+        assert!(
+            check_free("a\u{308}RGER", &new, &book).is_err(),
+            "decomposed form"
+        );
+        assert!(
+            check_free("Ｂｏｂ", &new, &book).is_err(),
+            "full-width form"
+        );
+        assert!(
+            check_free("Bob", &book[1].id, &book).is_ok(),
+            "one's own name is free"
+        );
         assert!(check_free("Bobby", &new, &book).is_ok());
     }
 
     #[test]
     fn deceptive_names_are_refused_and_texts_defused() {
         let id = PeerId::from_bytes([5; 32]).to_string();
-        for bad in ["", "  ", "a\u{7}b", "a\u{202e}b", id.as_str(), "x".repeat(129).as_str()] {
+        for bad in [
+            "",
+            "  ",
+            "a\u{7}b",
+            "a\u{202e}b",
+            id.as_str(),
+            "x".repeat(129).as_str(),
+        ] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
         assert_eq!(check_name("  Ann   Lee ").as_deref(), Ok("Ann Lee"));
-        assert_eq!(printable("a\u{1b}[2Jb\nc\td", " / "), "a\u{fffd}[2Jb / c    d");
+        assert_eq!(
+            printable("a\u{1b}[2Jb\nc\td", " / "),
+            "a\u{fffd}[2Jb / c    d"
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod views;
 
 use std::time::Duration;
 
-use p2p_net::{Config, Connection, ConnectError, Endpoint, Identity, PeerId, RelayAddress};
+use p2p_net::{Config, ConnectError, Connection, Endpoint, Identity, PeerId, RelayAddress};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -57,21 +57,41 @@ pub struct Engine {
 /// All that reaches the engine's task.
 enum Input {
     /// A face comes, and is told when it is counted.
-    Attach { back: FaceBack, counted: oneshot::Sender<()> },
+    Attach {
+        back: FaceBack,
+        counted: oneshot::Sender<()>,
+    },
     /// A face asks.
     Request { face: u64, request: face::Request },
     /// A face went.
     Detach { face: u64 },
     /// We tried to connect to a peer.
-    Dialled { peer: PeerId, result: Result<Connection, ConnectError> },
+    Dialled {
+        peer: PeerId,
+        result: Result<Connection, ConnectError>,
+    },
     /// A connection that the peer made at the same time did not turn up.
     DialExpired { peer: PeerId, attempt: u64 },
     /// Something came over a connection.
-    Link { peer: PeerId, number: u64, what: link::LinkEvent },
+    Link {
+        peer: PeerId,
+        number: u64,
+        what: link::LinkEvent,
+    },
     /// A transfer of a peer asks whether to take it.
-    Offered { task: u64, peer: PeerId, offer: transfer::Offer, decide: oneshot::Sender<transfers::Verdict> },
+    Offered {
+        task: u64,
+        peer: PeerId,
+        offer: transfer::Offer,
+        decide: oneshot::Sender<transfers::Verdict>,
+    },
     /// A transfer got further.
-    Transfer { number: i64, peer: PeerId, outgoing: bool, step: TransferStep },
+    Transfer {
+        number: i64,
+        peer: PeerId,
+        outgoing: bool,
+        step: TransferStep,
+    },
     /// The task of a transfer ended.
     TransferTask { task: u64 },
     /// The store failed to say what waits for a peer: ask again.
@@ -108,7 +128,12 @@ impl Engine {
         );
         actor.load().await?;
         let task = tokio::spawn(actor.run(inbox));
-        Ok(Self { inputs, faces, endpoint, task })
+        Ok(Self {
+            inputs,
+            faces,
+            endpoint,
+            task,
+        })
     }
 
     /// A new face in this process.
@@ -117,12 +142,18 @@ impl Engine {
     /// The engine has stopped.
     pub async fn attach(&self) -> Result<Face, Problem> {
         let (face, back) = face::pair();
-        if self.door().enter(back).await { Ok(face) } else { Err(face::gone()) }
+        if self.door().enter(back).await {
+            Ok(face)
+        } else {
+            Err(face::gone())
+        }
     }
 
     /// Takes faces of other processes in.
     pub fn door(&self) -> Door {
-        Door { inputs: self.inputs.clone() }
+        Door {
+            inputs: self.inputs.clone(),
+        }
     }
 
     /// How many faces there are, and each change of it.
@@ -155,7 +186,11 @@ impl Door {
     /// Takes a face in, which is then one of [`Engine::faces`]; gives whether the engine is there.
     pub async fn enter(&self, back: FaceBack) -> bool {
         let (counted, told) = oneshot::channel();
-        self.inputs.send(Input::Attach { back, counted }).await.is_ok() && told.await.is_ok()
+        self.inputs
+            .send(Input::Attach { back, counted })
+            .await
+            .is_ok()
+            && told.await.is_ok()
     }
 }
 

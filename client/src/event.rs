@@ -200,6 +200,9 @@ mod tests {
         let event = Event::Peer { peer };
         let text = serde_json::to_string(&event).expect("plain data");
         assert!(text.starts_with("{\"event\":\"peer\""), "{text}");
-        assert_eq!(serde_json::from_str::<Event>(&text).expect("just written"), event);
+        assert_eq!(
+            serde_json::from_str::<Event>(&text).expect("just written"),
+            event
+        );
     }
 }

@@ -49,8 +49,17 @@ pub struct FaceBack {
 pub fn pair() -> (Face, FaceBack) {
     let (requests, requests_back) = mpsc::channel(MAX_REQUESTS);
     let (events_back, events) = mpsc::channel(MAX_EVENTS);
-    let face = Face { caller: Caller { requests }, events };
-    (face, FaceBack { requests: requests_back, events: events_back })
+    let face = Face {
+        caller: Caller { requests },
+        events,
+    };
+    (
+        face,
+        FaceBack {
+            requests: requests_back,
+            events: events_back,
+        },
+    )
 }
 
 impl Caller {
@@ -60,7 +69,10 @@ impl Caller {
     /// What the engine says, or that it is gone.
     pub async fn call(&self, command: Command) -> Result<Reply, Problem> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request { command, reply }).await.map_err(|_| gone())?;
+        self.requests
+            .send(Request { command, reply })
+            .await
+            .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }

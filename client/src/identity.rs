@@ -34,7 +34,10 @@ pub fn load_or_create(data_dir: &Path) -> Result<Identity, Problem> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             load(&path).map_err(|error| explain(&path, &error))
         }
-        Err(error) => Err(Problem::io(format!("cannot write {}", path.display()), &error)),
+        Err(error) => Err(Problem::io(
+            format!("cannot write {}", path.display()),
+            &error,
+        )),
     }
 }
 
@@ -49,7 +52,10 @@ enum LoadError {
 }
 
 fn explain(path: &Path, error: &LoadError) -> Problem {
-    let problem = Problem::failure(format!("cannot use the identity in {}: {error}", path.display()));
+    let problem = Problem::failure(format!(
+        "cannot use the identity in {}: {error}",
+        path.display()
+    ));
     match error {
         LoadError::Readable => problem.with_next(format!("chmod 600 {}", path.display())),
         LoadError::Damaged => problem.with_next(
@@ -75,7 +81,9 @@ fn load(path: &Path) -> Result<Identity, LoadError> {
         Err(error) => return Err(error.into()),
     }
     let upper = Zeroizing::new(text.trim().to_ascii_uppercase());
-    let bytes = data_encoding::BASE32_NOPAD.decode(upper.as_bytes()).map_err(|_| LoadError::Damaged)?;
+    let bytes = data_encoding::BASE32_NOPAD
+        .decode(upper.as_bytes())
+        .map_err(|_| LoadError::Damaged)?;
     let bytes = Zeroizing::new(bytes);
     let mut secret = Zeroizing::new([0u8; 32]);
     if bytes.len() != secret.len() {
@@ -89,7 +97,10 @@ fn load(path: &Path) -> Result<Identity, LoadError> {
 fn create(data_dir: &Path, path: &Path, secret: &[u8; 32]) -> io::Result<()> {
     let mut name = [0u8; 8];
     getrandom::fill(&mut name).map_err(io::Error::other)?;
-    let part = data_dir.join(format!(".{FILE_NAME}-{}", data_encoding::HEXLOWER.encode(&name)));
+    let part = data_dir.join(format!(
+        ".{FILE_NAME}-{}",
+        data_encoding::HEXLOWER.encode(&name)
+    ));
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -98,9 +109,15 @@ fn create(data_dir: &Path, path: &Path, secret: &[u8; 32]) -> io::Result<()> {
         options.mode(0o600);
     }
     let mut file = options.open(&part)?;
-    let mut line = Zeroizing::new(data_encoding::BASE32_NOPAD.encode(secret).to_ascii_lowercase());
+    let mut line = Zeroizing::new(
+        data_encoding::BASE32_NOPAD
+            .encode(secret)
+            .to_ascii_lowercase(),
+    );
     line.push('\n');
-    let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_all());
+    let written = file
+        .write_all(line.as_bytes())
+        .and_then(|()| file.sync_all());
     // A hard link, unlike a rename, never replaces a key that is there.
     let published = written.and_then(|()| std::fs::hard_link(&part, path));
     std::fs::remove_file(&part)?;
@@ -117,15 +134,24 @@ mod tests {
         let first = load_or_create(dir.path()).expect("made");
         let second = load_or_create(dir.path()).expect("read");
         assert_eq!(first.id(), second.id());
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1, "no part is left");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("readable").count(),
+            1,
+            "no part is left"
+        );
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
             let path = dir.path().join(FILE_NAME);
-            let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+            let mode = std::fs::metadata(&path)
+                .expect("there")
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600);
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("ours");
-            let Err(problem) = load_or_create(dir.path()) else { panic!("must be refused") };
+            let Err(problem) = load_or_create(dir.path()) else {
+                panic!("must be refused")
+            };
             assert!(problem.to_string().contains("chmod 600"), "{problem}");
         }
     }
@@ -135,9 +161,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         load_or_create(dir.path()).expect("made");
         let path = dir.path().join(FILE_NAME);
-        for damaged in ["", "short\n", "!".repeat(52).as_str(), "a".repeat(500).as_str()] {
+        for damaged in [
+            "",
+            "short\n",
+            "!".repeat(52).as_str(),
+            "a".repeat(500).as_str(),
+        ] {
             std::fs::write(&path, damaged).expect("ours");
-            let Err(problem) = load_or_create(dir.path()) else { panic!("must be refused") };
+            let Err(problem) = load_or_create(dir.path()) else {
+                panic!("must be refused")
+            };
             assert!(problem.to_string().contains("damaged"), "{problem}");
             assert_eq!(std::fs::read_to_string(&path).expect("there"), damaged);
         }

@@ -32,13 +32,19 @@ pub(crate) async fn interrupted() {
 
 /// How often the program has been interrupted.
 pub(crate) fn count() -> u32 {
-    INTERRUPTS.get().map_or(0, |interrupts| *interrupts.borrow())
+    INTERRUPTS
+        .get()
+        .map_or(0, |interrupts| *interrupts.borrow())
 }
 
 /// Waits until the program has been interrupted more than `times` times. Cancel safe.
 pub(crate) async fn interrupted_more_than(times: u32) {
     if let Some(interrupts) = INTERRUPTS.get()
-        && interrupts.clone().wait_for(|count| *count > times).await.is_ok()
+        && interrupts
+            .clone()
+            .wait_for(|count| *count > times)
+            .await
+            .is_ok()
     {
         return;
     }
@@ -57,8 +63,17 @@ impl Signals {
     fn new() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
 
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        Self { signals: kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect() }
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ];
+        Self {
+            signals: kinds
+                .into_iter()
+                .filter_map(|kind| signal(kind).ok())
+                .collect(),
+        }
     }
 
     async fn next(&mut self) {

@@ -89,7 +89,12 @@ struct GateState {
 
 impl Gate {
     fn new() -> Self {
-        Self { state: watch::Sender::new(GateState { is_open: true, entering: 0 }) }
+        Self {
+            state: watch::Sender::new(GateState {
+                is_open: true,
+                entering: 0,
+            }),
+        }
     }
 
     /// Asks to come in; who gets a pass is waited for until it is dropped.
@@ -189,7 +194,10 @@ fn try_seat(data_dir: &Path) -> Result<Option<Seat>, Problem> {
     }
     let lock = options.open(&path).map_err(|error| explain(&error))?;
     match lock.try_lock() {
-        Ok(()) => Ok(Some(Seat { data_dir: data_dir.to_owned(), _lock: lock })),
+        Ok(()) => Ok(Some(Seat {
+            data_dir: data_dir.to_owned(),
+            _lock: lock,
+        })),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(explain(&error)),
     }
@@ -223,7 +231,11 @@ fn place(data_dir: &Path) -> io::Result<Place> {
         folder = Some(dir);
     }
     let name = file.clone().to_fs_name::<GenericFilePath>()?.into_owned();
-    Ok(Place { name, file: Some(file), folder })
+    Ok(Place {
+        name,
+        file: Some(file),
+        folder,
+    })
 }
 
 #[cfg(not(unix))]
@@ -231,12 +243,18 @@ fn place(data_dir: &Path) -> io::Result<Place> {
     use interprocess::local_socket::{GenericNamespaced, ToNsName};
 
     let name = format!("landline-{}", digest(data_dir));
-    Ok(Place { name: name.to_ns_name::<GenericNamespaced>()?, file: None, folder: None })
+    Ok(Place {
+        name: name.to_ns_name::<GenericNamespaced>()?,
+        file: None,
+        folder: None,
+    })
 }
 
 /// A short name that two data folders do not share.
 fn digest(data_dir: &Path) -> String {
-    let path = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
+    let path = data_dir
+        .canonicalize()
+        .unwrap_or_else(|_| data_dir.to_owned());
     blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..24].to_owned()
 }
 
@@ -254,7 +272,10 @@ fn private_folder(folder: &Path) -> io::Result<()> {
     if is_ours && meta.mode() & 0o077 == 0 {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to others"))
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "it belongs to others",
+    ))
 }
 
 #[cfg(not(unix))]
@@ -273,7 +294,12 @@ impl Seat {
             .map_err(|error| Problem::io("cannot make the socket for other commands", &error))?;
         let gate = Arc::new(Gate::new());
         let task = tokio::spawn(take_faces(listener, door, Arc::clone(&gate)));
-        Ok(Server { task, gate, socket, _seat: self })
+        Ok(Server {
+            task,
+            gate,
+            socket,
+            _seat: self,
+        })
     }
 
     fn listen(&self) -> io::Result<(Listener, Option<PathBuf>)> {
@@ -311,7 +337,10 @@ enum FromFace {
 #[serde(rename_all = "snake_case")]
 enum ToFace {
     Hello(String),
-    Answer { id: u64, result: Result<Reply, Problem> },
+    Answer {
+        id: u64,
+        result: Result<Reply, Problem>,
+    },
     Event(Event),
 }
 
@@ -341,7 +370,10 @@ async fn read_frame<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) ->
     }
     // Grows with what comes, not with what is claimed.
     let mut body = Vec::new();
-    (&mut *from).take(length as u64).read_to_end(&mut body).await?;
+    (&mut *from)
+        .take(length as u64)
+        .read_to_end(&mut body)
+        .await?;
     if body.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -374,7 +406,9 @@ async fn take_faces(listener: Listener, door: Door, gate: Arc<Gate>) {
 async fn serve_face(stream: Stream, door: Door, gate: Arc<Gate>) {
     let (mut recv, mut send) = (&stream, &stream);
     let hello = timeout(HELLO_LIMIT, read_frame::<FromFace>(&mut recv)).await;
-    let Ok(Ok(FromFace::Hello(protocol))) = hello else { return };
+    let Ok(Ok(FromFace::Hello(protocol))) = hello else {
+        return;
+    };
     let Some(pass) = gate.pass() else { return };
     let (face, back) = face::pair();
     if protocol == PROTOCOL && !door.enter(back).await {
@@ -460,7 +494,10 @@ async fn join(data_dir: &Path) -> Result<Face, JoinError> {
 /// Carries a face's requests to the engine, and answers and events back, until either side ends.
 async fn carry(stream: Stream, back: FaceBack) {
     let (mut recv, mut send) = (&stream, &stream);
-    let FaceBack { mut requests, events } = back;
+    let FaceBack {
+        mut requests,
+        events,
+    } = back;
     let (asked, mut waiting) = mpsc::channel::<(u64, oneshot::Sender<_>)>(MAX_REQUESTS);
     let writing = async {
         let mut id = 0;
@@ -468,7 +505,9 @@ async fn carry(stream: Stream, back: FaceBack) {
             id += 1;
             // Known before it is asked, so that no answer comes first.
             if asked.send((id, reply)).await.is_err()
-                || write_frame(&mut send, &FromFace::Ask { id, command }).await.is_err()
+                || write_frame(&mut send, &FromFace::Ask { id, command })
+                    .await
+                    .is_err()
             {
                 break;
             }
@@ -508,7 +547,9 @@ mod tests {
     #[tokio::test]
     async fn the_seat_is_free_again_when_it_is_dropped() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let Ok(Role::First(seat)) = claim(dir.path()).await else { panic!("the first") };
+        let Ok(Role::First(seat)) = claim(dir.path()).await else {
+            panic!("the first")
+        };
         assert!(try_seat(dir.path()).expect("usable").is_none());
         drop(seat);
         assert!(try_seat(dir.path()).expect("usable").is_some());
@@ -523,7 +564,11 @@ mod tests {
             let gate = Arc::clone(&gate);
             async move { gate.close().await }
         });
-        gate.state.subscribe().wait_for(|state| !state.is_open).await.expect("closes");
+        gate.state
+            .subscribe()
+            .wait_for(|state| !state.is_open)
+            .await
+            .expect("closes");
         assert!(gate.pass().is_none());
         assert!(!closing.is_finished());
         drop(pass);
@@ -544,7 +589,10 @@ mod tests {
         let folder = place.folder.expect("elsewhere");
         assert!(!folder.starts_with(&long));
         private_folder(&folder).expect("made");
-        let mode = std::fs::metadata(&folder).expect("there").permissions().mode();
+        let mode = std::fs::metadata(&folder)
+            .expect("there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o077, 0);
         let open = dir.path().join("open");
         std::fs::create_dir(&open).expect("made");

@@ -88,7 +88,11 @@ impl Problem {
 
     /// A failure that ends the program with `exit`.
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), next: None }
+        Self {
+            exit,
+            what: what.into(),
+            next: None,
+        }
     }
 
     /// Adds what to do next.
@@ -111,10 +115,16 @@ mod tests {
     #[test]
     fn a_problem_says_what_happened_and_what_to_do() {
         let problem = Problem::usage("no relay is configured").with_next("say --relay ADDRESS");
-        assert_eq!(problem.to_string(), "no relay is configured\n  say --relay ADDRESS");
+        assert_eq!(
+            problem.to_string(),
+            "no relay is configured\n  say --relay ADDRESS"
+        );
         assert_eq!(problem.exit.code(), 2);
         let text = serde_json::to_string(&problem).expect("plain strings");
-        assert_eq!(serde_json::from_str::<Problem>(&text).expect("just written"), problem);
+        assert_eq!(
+            serde_json::from_str::<Problem>(&text).expect("just written"),
+            problem
+        );
     }
 
     #[test]

@@ -49,7 +49,13 @@ impl Session {
         let store = Store::open(&settings.data_dir).await?;
         match ipc::claim(&settings.data_dir).await? {
             Role::Face(Face { caller, events }) => {
-                let session = Self { store, caller, events, host: None, new_relay: None };
+                let session = Self {
+                    store,
+                    caller,
+                    events,
+                    host: None,
+                    new_relay: None,
+                };
                 session.warn_of_other_relay(settings).await?;
                 Ok(session)
             }
@@ -60,13 +66,21 @@ impl Session {
                 let Face { caller, events } = face;
                 let host = Some(Host { engine, server });
                 let new_relay = settings.relay_is_new.then(|| settings.clone());
-                Ok(Self { store, caller, events, host, new_relay })
+                Ok(Self {
+                    store,
+                    caller,
+                    events,
+                    host,
+                    new_relay,
+                })
             }
         }
     }
 
     async fn warn_of_other_relay(&self, settings: &Settings) -> Result<(), Problem> {
-        let Some(wanted) = &settings.relay else { return Ok(()) };
+        let Some(wanted) = &settings.relay else {
+            return Ok(());
+        };
         let status = self.status().await?;
         let used = status.relay.address.unwrap_or_default();
         if used.split('#').next() != wanted.redacted().split('#').next() {
@@ -119,7 +133,9 @@ impl Session {
 
     /// A relay that was typed is remembered after the first login there.
     async fn remember_relay(&mut self) -> Result<(), Problem> {
-        let Some(settings) = &self.new_relay else { return Ok(()) };
+        let Some(settings) = &self.new_relay else {
+            return Ok(());
+        };
         if self.status().await?.relay.state == RelayStep::Online {
             settings.remember_new_relay()?;
             self.new_relay = None;
@@ -149,9 +165,16 @@ impl Session {
         if let Err(problem) = self.remember_relay().await {
             let _ = writeln!(io::stderr(), "note: {problem}");
         }
-        let Self { caller, events, host, .. } = self;
+        let Self {
+            caller,
+            events,
+            host,
+            ..
+        } = self;
         drop((caller, events));
-        let Some(Host { engine, server }) = host else { return };
+        let Some(Host { engine, server }) = host else {
+            return;
+        };
         let mut faces = engine.faces();
         let interrupts = interrupt::count();
         let mut is_told = false;
@@ -222,8 +245,9 @@ async fn start_engine(
     let mut remembered = false;
     if relay.fingerprint.is_none() {
         let (host, port) = (relay.host.clone(), relay.port);
-        relay.fingerprint =
-            store.run(move |db| store::relays::fingerprint(db, &host, port)).await?;
+        relay.fingerprint = store
+            .run(move |db| store::relays::fingerprint(db, &host, port))
+            .await?;
         remembered = relay.fingerprint.is_some();
     }
     let needs_asking = relay.fingerprint.is_none();
@@ -231,12 +255,16 @@ async fn start_engine(
     if !needs_asking {
         return Ok((engine, face));
     }
-    let Some(key) = unknown_key(&engine).await? else { return Ok((engine, face)) };
+    let Some(key) = unknown_key(&engine).await? else {
+        return Ok((engine, face));
+    };
     drop(face);
     engine.stop().await;
     confirm(&relay, &key)?;
     let (host, port) = (relay.host.clone(), relay.port);
-    store.run(move |db| store::relays::confirm(db, &host, port, &key, now_millis())).await?;
+    store
+        .run(move |db| store::relays::confirm(db, &host, port, &key, now_millis()))
+        .await?;
     relay.fingerprint = Some(key);
     start(settings, store, relay, true).await
 }
@@ -288,19 +316,24 @@ async fn unknown_key(engine: &Engine) -> Result<Option<Fingerprint>, Problem> {
 }
 
 fn parse_key(text: &str) -> Option<Fingerprint> {
-    let bytes = data_encoding::BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()?;
+    let bytes = data_encoding::BASE32_NOPAD
+        .decode(text.to_ascii_uppercase().as_bytes())
+        .ok()?;
     bytes.try_into().ok().map(Fingerprint)
 }
 
 /// Asks the user whether the relay's key is the right one.
 fn confirm(relay: &RelayAddress, key: &Fingerprint) -> Result<(), Problem> {
     let unknown = || {
-        Problem::unverified(format!("the key of the relay at {} is not known: {key}", relay.redacted()))
-            .with_next(format!(
-                "compare it with what the relay prints, then pin it: landline relay set {}#{key}, \
+        Problem::unverified(format!(
+            "the key of the relay at {} is not known: {key}",
+            relay.redacted()
+        ))
+        .with_next(format!(
+            "compare it with what the relay prints, then pin it: landline relay set {}#{key}, \
                  with .TOKEN behind it if the relay wants one",
-                relay.redacted()
-            ))
+            relay.redacted()
+        ))
     };
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(unknown());

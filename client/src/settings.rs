@@ -72,12 +72,18 @@ impl Settings {
         let typed_token = global.token.as_deref().filter(|text| !text.is_empty());
         let token = match typed_token {
             Some(text) => Some(parse_token(text, "--token")?),
-            None => file.string("token")?.map(|text| parse_token(&text, FILE_NAME)).transpose()?,
+            None => file
+                .string("token")?
+                .map(|text| parse_token(&text, FILE_NAME))
+                .transpose()?,
         };
         let typed = global.relay.as_deref().filter(|text| !text.is_empty());
         let mut relay = match typed {
             Some(text) => Some(parse_relay(text, "--relay")?),
-            None => file.string("relay")?.map(|text| parse_relay(&text, FILE_NAME)).transpose()?,
+            None => file
+                .string("relay")?
+                .map(|text| parse_relay(&text, FILE_NAME))
+                .transpose()?,
         };
         // The token in the file belongs to the relay in the file; one that is typed wins over all.
         if let Some(relay) = &mut relay
@@ -157,11 +163,13 @@ pub fn remember_relay(data_dir: &Path, address: &RelayAddress) -> Result<(), Pro
 /// # Errors
 /// It is none.
 pub fn parse_relay(text: &str, place: &str) -> Result<RelayAddress, Problem> {
-    text.parse().map_err(|error| Problem::usage(format!("{place}: {error}")))
+    text.parse()
+        .map_err(|error| Problem::usage(format!("{place}: {error}")))
 }
 
 fn parse_token(text: &str, place: &str) -> Result<Token, Problem> {
-    text.parse().map_err(|error| Problem::usage(format!("{place}: {error}")))
+    text.parse()
+        .map_err(|error| Problem::usage(format!("{place}: {error}")))
 }
 
 fn check_name(name: &str) -> Result<(), Problem> {
@@ -224,13 +232,24 @@ impl SettingsFile {
                 true
             }
             Err(error) => {
-                return Err(Problem::io(format!("cannot read {}", path.display()), &error));
+                return Err(Problem::io(
+                    format!("cannot read {}", path.display()),
+                    &error,
+                ));
             }
         };
         let document = text.parse::<DocumentMut>().map_err(|error| {
-            Problem::usage(format!("{} is not valid TOML: {}", path.display(), error.message()))
+            Problem::usage(format!(
+                "{} is not valid TOML: {}",
+                path.display(),
+                error.message()
+            ))
         })?;
-        Ok(Self { path, document, changed })
+        Ok(Self {
+            path,
+            document,
+            changed,
+        })
     }
 
     fn has(&self, key: &str) -> bool {
@@ -246,21 +265,34 @@ impl SettingsFile {
         self.text_of(item, &format!("{table}.{key}"))
     }
 
-    fn text_of(&self, item: Option<&toml_edit::Item>, name: &str) -> Result<Option<String>, Problem> {
+    fn text_of(
+        &self,
+        item: Option<&toml_edit::Item>,
+        name: &str,
+    ) -> Result<Option<String>, Problem> {
         let Some(item) = item else { return Ok(None) };
-        item.as_str().map(|text| Some(text.to_owned())).ok_or_else(|| {
-            Problem::usage(format!("{}: {name} must be a text in quotes", self.path.display()))
-        })
+        item.as_str()
+            .map(|text| Some(text.to_owned()))
+            .ok_or_else(|| {
+                Problem::usage(format!(
+                    "{}: {name} must be a text in quotes",
+                    self.path.display()
+                ))
+            })
     }
 
     fn accept(&self) -> Result<Option<Accept>, Problem> {
-        let Some(text) = self.nested("receive", "accept")? else { return Ok(None) };
-        <Accept as clap::ValueEnum>::from_str(&text, true).map(Some).map_err(|_| {
-            Problem::usage(format!(
-                "{}: receive.accept is all, contacts, none or ask, not {text:?}",
-                self.path.display()
-            ))
-        })
+        let Some(text) = self.nested("receive", "accept")? else {
+            return Ok(None);
+        };
+        <Accept as clap::ValueEnum>::from_str(&text, true)
+            .map(Some)
+            .map_err(|_| {
+                Problem::usage(format!(
+                    "{}: receive.accept is all, contacts, none or ask, not {text:?}",
+                    self.path.display()
+                ))
+            })
     }
 
     /// Sets a key at the top level. The decor of a value that is replaced (a comment behind it) stays.
@@ -270,7 +302,12 @@ impl SettingsFile {
             *value.decor_mut() = old.decor().clone();
             self.document[key] = toml_edit::Item::Value(value);
         } else {
-            let trailing = self.document.trailing().as_str().unwrap_or_default().to_owned();
+            let trailing = self
+                .document
+                .trailing()
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             self.document.insert(key, toml_edit::Item::Value(value));
             // A file of comments alone is all trailing text: it belongs above the first key.
             if !trailing.is_empty() && self.document.len() == 1 {
@@ -292,15 +329,16 @@ impl SettingsFile {
         if !self.changed {
             return Ok(());
         }
-        let explain = |error: io::Error| {
-            Problem::io(format!("cannot write {}", self.path.display()), &error)
-        };
+        let explain =
+            |error: io::Error| Problem::io(format!("cannot write {}", self.path.display()), &error);
         let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
         // Temporary files are 0600 from the start.
         let mut part = tempfile::NamedTempFile::new_in(folder).map_err(explain)?;
-        part.write_all(self.document.to_string().as_bytes()).map_err(explain)?;
+        part.write_all(self.document.to_string().as_bytes())
+            .map_err(explain)?;
         part.as_file().sync_all().map_err(explain)?;
-        part.persist(&self.path).map_err(|error| explain(error.error))?;
+        part.persist(&self.path)
+            .map_err(|error| explain(error.error))?;
         Ok(())
     }
 }
@@ -312,35 +350,56 @@ mod tests {
     const ADDRESS: &str = "relay.example.org:4433";
 
     fn global(dir: &Path) -> Global {
-        Global { data_dir: Some(dir.to_owned()), ..Global::default() }
+        Global {
+            data_dir: Some(dir.to_owned()),
+            ..Global::default()
+        }
     }
 
     #[test]
     fn the_first_relay_is_remembered_and_later_ones_are_not() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let first = Global { relay: Some(ADDRESS.to_owned()), ..global(dir.path()) };
+        let first = Global {
+            relay: Some(ADDRESS.to_owned()),
+            ..global(dir.path())
+        };
         Settings::resolve(&first, false).expect("valid");
         let settings = Settings::resolve(&first, false).expect("valid");
-        assert!(settings.relay_is_new, "not remembered before it has proven good");
+        assert!(
+            settings.relay_is_new,
+            "not remembered before it has proven good"
+        );
         settings.remember_new_relay().expect("written");
-        let other = Global { relay: Some("other.example.org".to_owned()), ..global(dir.path()) };
+        let other = Global {
+            relay: Some("other.example.org".to_owned()),
+            ..global(dir.path())
+        };
         let settings = Settings::resolve(&other, false).expect("valid");
         settings.remember_new_relay().expect("nothing to do");
         assert_eq!(settings.relay.expect("typed").host, "other.example.org");
         let settings = Settings::resolve(&global(dir.path()), false).expect("valid");
-        assert_eq!(settings.relay.expect("remembered").host, "relay.example.org");
+        assert_eq!(
+            settings.relay.expect("remembered").host,
+            "relay.example.org"
+        );
     }
 
     #[test]
     fn a_persons_comments_survive() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join(FILE_NAME);
-        fs::write(&path, "# mine\nname = \"Ann\"  # that is me\n\n[receive]\naccept = \"none\"\n")
-            .expect("ours");
+        fs::write(
+            &path,
+            "# mine\nname = \"Ann\"  # that is me\n\n[receive]\naccept = \"none\"\n",
+        )
+        .expect("ours");
         let address = ADDRESS.parse().expect("valid");
         remember_relay(dir.path(), &address).expect("written");
         let text = fs::read_to_string(&path).expect("there");
-        assert!(text.contains("# mine\n") && text.contains("# that is me"), "{text}");
+        assert!(
+            text.contains("# mine\n") && text.contains("# that is me"),
+            "{text}"
+        );
         let settings = Settings::resolve(&global(dir.path()), false).expect("valid");
         assert_eq!(settings.name, "Ann");
         assert_eq!(settings.accept, Some(Accept::None));
@@ -350,13 +409,22 @@ mod tests {
     #[test]
     fn the_template_stays_above_the_first_key() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let named = Global { name: Some("Ann".to_owned()), ..global(dir.path()) };
+        let named = Global {
+            name: Some("Ann".to_owned()),
+            ..global(dir.path())
+        };
         Settings::resolve(&named, false).expect("valid");
         let text = fs::read_to_string(dir.path().join(FILE_NAME)).expect("there");
         assert!(text.starts_with("# Landline's settings"), "{text}");
         assert!(text.ends_with("name = \"Ann\"\n"), "{text}");
-        let contact = Global { name: Some("Bob".to_owned()), ..global(dir.path()) };
-        assert_eq!(Settings::resolve(&contact, true).expect("valid").name, "Ann");
+        let contact = Global {
+            name: Some("Bob".to_owned()),
+            ..global(dir.path())
+        };
+        assert_eq!(
+            Settings::resolve(&contact, true).expect("valid").name,
+            "Ann"
+        );
     }
 
     #[test]
@@ -375,7 +443,13 @@ mod tests {
         }
         fs::write(dir.path().join(FILE_NAME), "").expect("ours");
         let settings = Settings::resolve(&global(dir.path()), false).expect("empty is fine");
-        assert!(settings.require_relay().expect_err("none").to_string().contains("relay set"));
+        assert!(
+            settings
+                .require_relay()
+                .expect_err("none")
+                .to_string()
+                .contains("relay set")
+        );
     }
 
     #[test]
@@ -393,10 +467,19 @@ mod tests {
         settings.remember_new_relay().expect("written");
         assert_eq!(token_of(settings).expect("set").reveal(), token);
         // An address without key cannot carry the token: it is remembered all the same.
-        let plain = Global { data_dir: global.data_dir.clone(), ..Global::default() };
+        let plain = Global {
+            data_dir: global.data_dir.clone(),
+            ..Global::default()
+        };
         let settings = Settings::resolve(&plain, false).expect("valid");
         assert_eq!(token_of(settings).expect("remembered").reveal(), token);
-        let other = Global { relay: Some("other.example.org".to_owned()), ..plain };
-        assert_eq!(token_of(Settings::resolve(&other, false).expect("valid")), None);
+        let other = Global {
+            relay: Some("other.example.org".to_owned()),
+            ..plain
+        };
+        assert_eq!(
+            token_of(Settings::resolve(&other, false).expect("valid")),
+            None
+        );
     }
 }

@@ -84,19 +84,21 @@ impl Store {
         let path = data_dir.join(FILE_NAME);
         let (jobs, mut queue) = mpsc::channel::<Job>(MAX_JOBS);
         let (opened, result) = oneshot::channel();
-        std::thread::Builder::new().name("landline-store".to_owned()).spawn(move || {
-            let mut connection = match open_file(&path) {
-                Ok(connection) => connection,
-                Err(error) => {
-                    let _ = opened.send(Err(error));
-                    return;
+        std::thread::Builder::new()
+            .name("landline-store".to_owned())
+            .spawn(move || {
+                let mut connection = match open_file(&path) {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        let _ = opened.send(Err(error));
+                        return;
+                    }
+                };
+                let _ = opened.send(Ok(()));
+                while let Some(job) = queue.blocking_recv() {
+                    job(&mut connection);
                 }
-            };
-            let _ = opened.send(Ok(()));
-            while let Some(job) = queue.blocking_recv() {
-                job(&mut connection);
-            }
-        })?;
+            })?;
         result.await.map_err(|_| StoreError::Stopped)??;
         Ok(Self { jobs })
     }
@@ -121,7 +123,9 @@ impl Store {
 
 /// Milliseconds since 1970 by this machine's clock.
 pub fn now_millis() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -147,13 +151,15 @@ fn open_file(path: &Path) -> Result<Connection, StoreError> {
 
 /// A peer id out of a column.
 fn peer_of(bytes: &[u8], column: usize) -> Result<p2p_net::PeerId, rusqlite::Error> {
-    <[u8; 32]>::try_from(bytes).map(p2p_net::PeerId::from_bytes).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(
-            column,
-            rusqlite::types::Type::Blob,
-            Box::new(error),
-        )
-    })
+    <[u8; 32]>::try_from(bytes)
+        .map(p2p_net::PeerId::from_bytes)
+        .map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(
+                column,
+                rusqlite::types::Type::Blob,
+                Box::new(error),
+            )
+        })
 }
 
 /// A message id out of a column.
@@ -175,7 +181,6 @@ fn in_memory() -> Connection {
     connection
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,11 +191,17 @@ mod tests {
         let id = p2p_net::PeerId::from_bytes([1; 32]);
         {
             let store = Store::open(dir.path()).await.expect("made");
-            store.run(move |db| contacts::accept(db, &id, 5)).await.expect("stored");
+            store
+                .run(move |db| contacts::accept(db, &id, 5))
+                .await
+                .expect("stored");
         }
         let store = Store::open(dir.path()).await.expect("opened");
         let all = store.run(|db| contacts::all(db)).await.expect("read");
-        assert_eq!(all.iter().map(|contact| contact.id).collect::<Vec<_>>(), [id]);
+        assert_eq!(
+            all.iter().map(|contact| contact.id).collect::<Vec<_>>(),
+            [id]
+        );
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -206,9 +217,15 @@ mod tests {
     async fn a_store_of_the_future_is_left_alone() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let store = Store::open(dir.path()).await.expect("made");
-        store.run(|db| db.pragma_update(None, "user_version", 999)).await.expect("set");
+        store
+            .run(|db| db.pragma_update(None, "user_version", 999))
+            .await
+            .expect("set");
         let error = Store::open(dir.path()).await.expect_err("too new");
-        assert!(matches!(error, StoreError::TooNew { found: 999, .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::TooNew { found: 999, .. }),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -217,7 +234,12 @@ mod tests {
         let one = Store::open(dir.path()).await.expect("made");
         let other = Store::open(dir.path()).await.expect("opened");
         let id = p2p_net::PeerId::from_bytes([2; 32]);
-        one.run(move |db| contacts::accept(db, &id, 5)).await.expect("stored");
-        assert_eq!(other.run(|db| contacts::all(db)).await.expect("read").len(), 1);
+        one.run(move |db| contacts::accept(db, &id, 5))
+            .await
+            .expect("stored");
+        assert_eq!(
+            other.run(|db| contacts::all(db)).await.expect("read").len(),
+            1
+        );
     }
 }

@@ -193,12 +193,18 @@ impl ChatFrame {
             Delivered::KIND => Self::Delivered(frame.decode()?),
             Read::KIND => {
                 let read: Read = frame.decode()?;
-                check(frame, !read.ids.is_empty() && read.ids.len() <= MAX_READ_IDS)?;
+                check(
+                    frame,
+                    !read.ids.is_empty() && read.ids.len() <= MAX_READ_IDS,
+                )?;
                 Self::Read(read)
             }
             ReadSeen::KIND => {
                 let seen: ReadSeen = frame.decode()?;
-                check(frame, !seen.ids.is_empty() && seen.ids.len() <= MAX_READ_IDS)?;
+                check(
+                    frame,
+                    !seen.ids.is_empty() && seen.ids.len() <= MAX_READ_IDS,
+                )?;
                 Self::ReadSeen(seen)
             }
             _ => return Ok(None),
@@ -223,7 +229,10 @@ impl Hello {
     fn is_bounded(&self) -> bool {
         self.name.len() <= MAX_NAME_LEN
             && self.capabilities.len() <= MAX_CAPABILITIES
-            && self.capabilities.iter().all(|name| name.len() <= MAX_CAPABILITY_LEN)
+            && self
+                .capabilities
+                .iter()
+                .all(|name| name.len() <= MAX_CAPABILITY_LEN)
     }
 }
 
@@ -236,7 +245,11 @@ impl Message {
 }
 
 fn check(frame: &Frame, good: bool) -> Result<(), CodecError> {
-    if good { Ok(()) } else { Err(CodecError::Body { kind: frame.kind }) }
+    if good {
+        Ok(())
+    } else {
+        Err(CodecError::Body { kind: frame.kind })
+    }
 }
 
 #[cfg(test)]
@@ -255,7 +268,12 @@ mod tests {
     fn message(text: &str) -> Message {
         let peer = PeerId::from_bytes([9; 32]);
         let reply_to = Some((peer, Uuid::from_u128(8)));
-        Message { id: Uuid::from_u128(7), text: text.to_owned(), sent_at_millis: 123, reply_to }
+        Message {
+            id: Uuid::from_u128(7),
+            text: text.to_owned(),
+            sent_at_millis: 123,
+            reply_to,
+        }
     }
 
     #[test]
@@ -266,7 +284,9 @@ mod tests {
             ChatFrame::Message(message(&"x".repeat(MAX_TEXT_LEN))),
             ChatFrame::Delivered(Delivered { id: ids[1] }),
             ChatFrame::Read(Read { ids: ids.clone() }),
-            ChatFrame::ReadSeen(ReadSeen { ids: vec![ids[0]; MAX_READ_IDS] }),
+            ChatFrame::ReadSeen(ReadSeen {
+                ids: vec![ids[0]; MAX_READ_IDS],
+            }),
         ] {
             let bytes = frame.encode().expect("fits");
             assert_eq!(ChatFrame::decode(&frame_of(&bytes)), Ok(Some(frame)));
@@ -275,8 +295,11 @@ mod tests {
 
     #[test]
     fn control_frames_survive_the_wire() {
-        let hello =
-            Hello { version: 1, name: "Ann".to_owned(), capabilities: vec!["chat".to_owned()] };
+        let hello = Hello {
+            version: 1,
+            name: "Ann".to_owned(),
+            capabilities: vec!["chat".to_owned()],
+        };
         for frame in [
             ControlFrame::Hello(hello),
             ControlFrame::Ping(Ping { number: u64::MAX }),
@@ -296,13 +319,23 @@ mod tests {
             ChatFrame::Message(message(&"x".repeat(MAX_TEXT_LEN + 1))),
             ChatFrame::Message(late),
             ChatFrame::Read(Read { ids: vec![] }),
-            ChatFrame::ReadSeen(ReadSeen { ids: vec![Uuid::nil(); MAX_READ_IDS + 1] }),
+            ChatFrame::ReadSeen(ReadSeen {
+                ids: vec![Uuid::nil(); MAX_READ_IDS + 1],
+            }),
         ] {
             let bytes = frame.encode().expect("fits a frame");
             assert!(ChatFrame::decode(&frame_of(&bytes)).is_err(), "{frame:?}");
         }
-        let long = Hello { version: 1, name: "x".repeat(129), capabilities: vec![] };
-        let many = Hello { version: 1, name: String::new(), capabilities: vec![String::new(); 33] };
+        let long = Hello {
+            version: 1,
+            name: "x".repeat(129),
+            capabilities: vec![],
+        };
+        let many = Hello {
+            version: 1,
+            name: String::new(),
+            capabilities: vec![String::new(); 33],
+        };
         for hello in [long, many] {
             let bytes = ControlFrame::Hello(hello).encode().expect("fits a frame");
             assert!(ControlFrame::decode(&frame_of(&bytes)).is_err());
@@ -311,7 +344,10 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_skipped() {
-        let frame = Frame { kind: 0x7777, body: bytes::Bytes::from_static(b"whatever") };
+        let frame = Frame {
+            kind: 0x7777,
+            body: bytes::Bytes::from_static(b"whatever"),
+        };
         assert_eq!(ChatFrame::decode(&frame), Ok(None));
         assert_eq!(ControlFrame::decode(&frame), Ok(None));
     }

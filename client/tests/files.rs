@@ -27,13 +27,23 @@ fn write(path: &Path, bytes: &[u8]) {
 }
 
 fn ended(program: &mut Program) -> Value {
-    program.wait_json("the end of the transfer", |event| event["step"]["step"] == "ended")
+    program.wait_json("the end of the transfer", |event| {
+        event["step"]["step"] == "ended"
+    })
 }
 
 /// All that a folder holds, parts of transfers included.
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).expect("readable");
-    entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|entry| {
+            entry
+                .expect("readable")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect()
 }
 
 fn path_text(path: &Path) -> &str {
@@ -46,17 +56,31 @@ fn a_file_and_a_folder_arrive_verified() {
     let file = folder.path().join("big.bin");
     write(&file, &content(1, 5 << 20));
     let tree = folder.path().join("Ausflug");
-    for (name, len) in [("read me.txt", 100), ("a/b/c.bin", 70_000), ("a/leer", 0), ("音楽/曲", 1)] {
+    for (name, len) in [
+        ("read me.txt", 100),
+        ("a/b/c.bin", 70_000),
+        ("a/leer", 0),
+        ("音楽/曲", 1),
+    ] {
         write(&tree.join(name), &content(7, len));
     }
     fs::create_dir(tree.join("empty folder")).expect("made");
 
     let mut bob_receives = bob.receive("contacts");
-    let told = ann.run(&["--json", "send", "Bob", path_text(&file), path_text(&tree)], 0);
+    let told = ann.run(
+        &["--json", "send", "Bob", path_text(&file), path_text(&tree)],
+        0,
+    );
     let end = ended(&mut bob_receives);
     assert_eq!(end["step"]["problem"], Value::Null);
     assert_eq!(end["step"]["record"]["outcome"], "verified");
-    for name in ["big.bin", "Ausflug/read me.txt", "Ausflug/a/b/c.bin", "Ausflug/a/leer", "Ausflug/音楽/曲"] {
+    for name in [
+        "big.bin",
+        "Ausflug/read me.txt",
+        "Ausflug/a/b/c.bin",
+        "Ausflug/a/leer",
+        "Ausflug/音楽/曲",
+    ] {
         let arrived = md5sum(&bob.inbox().join(name));
         assert_eq!(arrived, md5sum(&folder.path().join(name)), "{name}");
         let shown = told.lines().any(|line| {
@@ -73,7 +97,10 @@ fn a_file_and_a_folder_arrive_verified() {
     assert_eq!(top, ["Ausflug", "big.bin"], "no part is left");
 
     let stored = bob.run(&["--json", "transfers"], 0);
-    assert!(stored.contains(&md5sum(&file)), "the digests are stored: {stored}");
+    assert!(
+        stored.contains(&md5sum(&file)),
+        "the digests are stored: {stored}"
+    );
 
     // The same again keeps both.
     ann.run(&["send", "Bob", path_text(&file)], 0);
@@ -105,7 +132,15 @@ fn receiving_once_ends_with_the_transfer() {
     let file = folder.path().join("note");
     write(&file, b"x");
     let into = bob.inbox();
-    let arguments = ["--json", "receive", "--accept", "all", "--once", "--into", path_text(&into)];
+    let arguments = [
+        "--json",
+        "receive",
+        "--accept",
+        "all",
+        "--once",
+        "--into",
+        path_text(&into),
+    ];
     let mut bob_receives = bob.start(&arguments);
     bob_receives.wait_json("ready", |event| event["event"] == "ready");
     eve.run(&["send", &bob.id, path_text(&file)], 0);
@@ -119,7 +154,10 @@ fn entries_that_cannot_be_read_are_skipped_and_said_so() {
     let tree = folder.path().join("tree");
     write(&tree.join("good"), b"x");
     // A pipe is no file: nobody can read it to its end.
-    let made = Command::new("mkfifo").arg(tree.join("pipe")).status().expect("mkfifo is there");
+    let made = Command::new("mkfifo")
+        .arg(tree.join("pipe"))
+        .status()
+        .expect("mkfifo is there");
     assert!(made.success());
     let _bob_receives = bob.receive("contacts");
     let told = ann.run(&["send", "Bob", path_text(&tree)], 6);
@@ -131,14 +169,19 @@ fn entries_that_cannot_be_read_are_skipped_and_said_so() {
 fn ctrl_c_leaves_no_half_file_on_either_side() {
     let (folder, _relay, ann, bob) = scene();
     let file = folder.path().join("huge");
-    fs::File::create(&file).and_then(|file| file.set_len(4 << 30)).expect("a sparse file");
+    fs::File::create(&file)
+        .and_then(|file| file.set_len(4 << 30))
+        .expect("a sparse file");
     let mut bob_receives = bob.receive("contacts");
     let mut ann_sends = ann.start(&["--json", "send", "Bob", path_text(&file)]);
     ann_sends.wait_json("some bytes", |event| {
         event["step"]["step"] == "bytes" && event["step"]["done"].as_u64() > Some(1 << 20)
     });
     ann_sends.interrupt();
-    assert_eq!(ended(&mut ann_sends)["step"]["record"]["outcome"], "cancelled");
+    assert_eq!(
+        ended(&mut ann_sends)["step"]["record"]["outcome"],
+        "cancelled"
+    );
     ann_sends.wait_exit(1);
     let end = ended(&mut bob_receives);
     assert_eq!(end["step"]["record"]["outcome"], "cancelled");
@@ -149,14 +192,19 @@ fn ctrl_c_leaves_no_half_file_on_either_side() {
 fn a_receiver_that_ends_is_told_to_the_sender_and_leaves_no_half_file() {
     let (folder, _relay, ann, bob) = scene();
     let file = folder.path().join("huge");
-    fs::File::create(&file).and_then(|file| file.set_len(4 << 30)).expect("a sparse file");
+    fs::File::create(&file)
+        .and_then(|file| file.set_len(4 << 30))
+        .expect("a sparse file");
     let mut bob_receives = bob.receive("contacts");
     let mut ann_sends = ann.start(&["--json", "send", "Bob", path_text(&file)]);
     ann_sends.wait_json("some bytes", |event| {
         event["step"]["step"] == "bytes" && event["step"]["done"].as_u64() > Some(1 << 20)
     });
     bob_receives.interrupt();
-    assert_eq!(ended(&mut ann_sends)["step"]["record"]["outcome"], "cancelled");
+    assert_eq!(
+        ended(&mut ann_sends)["step"]["record"]["outcome"],
+        "cancelled"
+    );
     ann_sends.wait_exit(5);
     bob_receives.wait_exit(1);
     assert_eq!(names(&bob.inbox()), [] as [String; 0]);

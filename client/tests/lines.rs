@@ -16,7 +16,10 @@ fn people_see_each_other_and_chat_both_ways() {
         event["peer"]["id"] == bob.id.as_str() && event["peer"]["online"] == true
     });
     assert!(bob_there, "{listed}");
-    assert!(bob.run(&["peers"], 0).contains("Ann"), "names of contacts are shown");
+    assert!(
+        bob.run(&["peers"], 0).contains("Ann"),
+        "names of contacts are shown"
+    );
 
     ann.run(&["chat", "bob", "--send", "hello, Bob"], 0);
     bob_receives.wait_json("the message", |event| text_of(event) == Some("hello, Bob"));
@@ -24,12 +27,17 @@ fn people_see_each_other_and_chat_both_ways() {
     ann_receives.wait_json("the answer", |event| text_of(event) == Some("hello, Ann"));
 
     let history = ann.run(&["--json", "history", "Bob"], 0);
-    let rows: Vec<serde_json::Value> =
-        history.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
+    let rows: Vec<serde_json::Value> = history
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON lines"))
+        .collect();
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0]["state"], "delivered");
     let found = bob.run(&["history", "--search", "HELLO ann"], 0);
-    assert!(found.contains("hello, Ann") && !found.contains("hello, Bob"), "{found}");
+    assert!(
+        found.contains("hello, Ann") && !found.contains("hello, Bob"),
+        "{found}"
+    );
 }
 
 #[test]
@@ -39,7 +47,9 @@ fn conversations_show_delivery_and_reading() {
     bob_talks.wait_json("the start", |event| event["event"] == "peer");
     let mut ann_talks = ann.start(&["--json", "chat", "Bob"]);
     ann_talks.type_line("are you there?");
-    bob_talks.wait_json("the question", |event| text_of(event) == Some("are you there?"));
+    bob_talks.wait_json("the question", |event| {
+        text_of(event) == Some("are you there?")
+    });
     ann_talks.wait_json("the read mark", |event| {
         event["event"] == "message_state" && event["state"] == "read"
     });
@@ -66,7 +76,9 @@ fn a_message_for_somebody_who_is_away_arrives_later_and_once() {
     bob_receives.crash();
     ann.run(&["chat", "Bob", "--send", "third", "--wait", "1"], 3);
     let mut bob_receives = bob.receive("none");
-    bob_receives.wait_json("what was written meanwhile", |event| text_of(event) == Some("third"));
+    bob_receives.wait_json("what was written meanwhile", |event| {
+        text_of(event) == Some("third")
+    });
     drop((ann_receives, bob_receives));
     let history = bob.run(&["--json", "history"], 0);
     let texts: Vec<String> = history
@@ -89,7 +101,9 @@ fn a_chat_survives_a_relay_that_is_killed_and_restarted() {
     // Bob is gone as well, so that only the new relay can bring the two together again.
     bob_receives.crash();
     ann_talks.type_line("two");
-    ann_talks.wait_json("the message in the outbox", |row| row["message"]["text"] == "two");
+    ann_talks.wait_json("the message in the outbox", |row| {
+        row["message"]["text"] == "two"
+    });
     relay.restart();
     let mut bob_receives = bob.receive("none");
     bob_receives.wait_json("the message", |event| text_of(event) == Some("two"));
@@ -108,7 +122,11 @@ fn strangers_are_shown_as_such_and_blocked_ones_not_heard() {
     let event = bob_receives.wait_json("the message", |event| text_of(event) == Some("psst"));
     assert_eq!(event["from"]["standing"], "stranger");
     assert_eq!(event["from"]["claimed_name"], "Eve");
-    assert_eq!(event["from"]["name"], serde_json::Value::Null, "a claim is no name");
+    assert_eq!(
+        event["from"]["name"],
+        serde_json::Value::Null,
+        "a claim is no name"
+    );
     bob.fail(&["chat", "Eve", "--send", "who?"], 2);
 
     bob.run(&["contacts", "block", &eve.id], 0);
@@ -137,7 +155,10 @@ fn one_engine_serves_all_commands_of_a_data_folder() {
     face.interrupt();
     face.wait_exit(0);
     engine.wait_exit(0);
-    ann.run(&["chat", "Bob", "--send", "and with an engine of its own"], 0);
+    ann.run(
+        &["chat", "Bob", "--send", "and with an engine of its own"],
+        0,
+    );
 }
 
 #[test]
@@ -152,8 +173,10 @@ fn an_engine_that_crashed_leaves_nothing_in_the_way() {
 fn two_first_commands_at_once_share_one_engine() {
     let (_folder, _relay, ann, bob) = scene();
     let _bob_receives = bob.receive("none");
-    let mut both: Vec<_> =
-        ["one", "two"].iter().map(|text| ann.start(&["chat", "Bob", "--send", text])).collect();
+    let mut both: Vec<_> = ["one", "two"]
+        .iter()
+        .map(|text| ann.start(&["chat", "Bob", "--send", text]))
+        .collect();
     for program in &mut both {
         program.wait_exit(0);
     }
@@ -163,23 +186,38 @@ fn two_first_commands_at_once_share_one_engine() {
 fn a_relay_that_is_not_the_right_one_is_refused() {
     let (folder, relay, ann, _bob) = scene();
     let other = Relay::start(&folder.path().join("other"));
-    let key = |address: &str| address.split(['#', '.']).rev().nth(1).expect("a key").to_owned();
+    let key = |address: &str| {
+        address
+            .split(['#', '.'])
+            .rev()
+            .nth(1)
+            .expect("a key")
+            .to_owned()
+    };
     let place = relay.address.split('#').next().expect("a place");
     let token = relay.address.rsplit('.').next().expect("a token");
 
     let wrong = format!("{place}#{}.{token}", key(&other.address));
     let text = ann.fail(&["--relay", &wrong, "peers"], 7);
-    let expected = format!("the relay at {place} presented another key than the one in its address");
+    let expected =
+        format!("the relay at {place} presented another key than the one in its address");
     assert!(text.contains(&expected), "{text}");
     assert!(!text.contains(token), "the token is told to nobody");
 
     // No key in the address, and nobody to ask.
     let bare = format!("--relay={place}");
     let text = ann.fail(&[&bare, "--token", token, "peers"], 7);
-    assert!(text.contains(&key(&relay.address)) && text.contains("landline relay set"), "{text}");
+    assert!(
+        text.contains(&key(&relay.address)) && text.contains("landline relay set"),
+        "{text}"
+    );
 
     let text = ann.fail(
-        &["--relay", &format!("{place}#{}.{}", key(&relay.address), "a".repeat(26)), "peers"],
+        &[
+            "--relay",
+            &format!("{place}#{}.{}", key(&relay.address), "a".repeat(26)),
+            "peers",
+        ],
         5,
     );
     assert!(text.contains("refuses"), "{text}");
@@ -227,15 +265,35 @@ fn a_remembered_key_is_used_and_a_changed_one_refused() {
 #[test]
 fn what_cannot_work_is_said_with_its_exit_code() {
     let (folder, _relay, ann, _bob) = scene();
-    assert!(ann.fail(&["chat", "Zed", "--send", "x"], 2).contains("no contact is called"));
-    assert!(ann.fail(&["chat", "Bob", "--send", " "], 2).contains("empty"));
-    assert!(ann.fail(&["send", "Bob", "no such file"], 2).contains("no such file"));
+    assert!(
+        ann.fail(&["chat", "Zed", "--send", "x"], 2)
+            .contains("no contact is called")
+    );
+    assert!(
+        ann.fail(&["chat", "Bob", "--send", " "], 2)
+            .contains("empty")
+    );
+    assert!(
+        ann.fail(&["send", "Bob", "no such file"], 2)
+            .contains("no such file")
+    );
     assert!(ann.fail(&["send", "Bob", "."], 4).contains("not online"));
     assert!(ann.fail(&["receive"], 2).contains("--accept"));
-    assert!(ann.fail(&["chat", &ann.id, "--send", "x"], 2).contains("our own id"));
-    let nobody = User { name: "Nobody", folder: folder.path().join("new"), id: String::new() };
+    assert!(
+        ann.fail(&["chat", &ann.id, "--send", "x"], 2)
+            .contains("our own id")
+    );
+    let nobody = User {
+        name: "Nobody",
+        folder: folder.path().join("new"),
+        id: String::new(),
+    };
     assert!(nobody.fail(&["peers"], 2).contains("landline relay set"));
-    assert!(nobody.fail(&["--relay", "a b", "peers"], 2).contains("--relay"));
+    assert!(
+        nobody
+            .fail(&["--relay", "a b", "peers"], 2)
+            .contains("--relay")
+    );
     let told = nobody.run(&["--json", "peers"], 2);
     let told: serde_json::Value = serde_json::from_str(told.trim()).expect("an error is JSON, too");
     assert_eq!(told["error"]["exit"], "usage");

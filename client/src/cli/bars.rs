@@ -13,8 +13,7 @@ use crate::contacts::printable;
 use crate::event::TransferStep;
 use crate::transfer::Phase;
 
-const WITH_TOTAL: &str =
-    "{prefix} {bar:28.green} {percent:>3} %  {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta}  {msg}";
+const WITH_TOTAL: &str = "{prefix} {bar:28.green} {percent:>3} %  {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta}  {msg}";
 const WITHOUT_TOTAL: &str = "{prefix} {spinner} {bytes}  {binary_bytes_per_sec}  {msg}";
 /// How often a spinner turns.
 const TICK: Duration = Duration::from_millis(120);
@@ -30,7 +29,10 @@ impl Bars {
         let wanted = !is_json && io::stderr().is_terminal();
         let area =
             wanted.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
-        Self { area, bars: HashMap::new() }
+        Self {
+            area,
+            bars: HashMap::new(),
+        }
     }
 
     /// Says something above the bars.
@@ -75,7 +77,14 @@ impl Bars {
                 Phase::Verifying => "verifying",
                 Phase::Publishing => "finishing",
             }),
-            TransferStep::Bytes { done, total, files_done, files_total, path, .. } => {
+            TransferStep::Bytes {
+                done,
+                total,
+                files_done,
+                files_total,
+                path,
+                ..
+            } => {
                 if let (Some(total), None) = (total, bar.length()) {
                     bar.set_length(*total);
                     bar.set_style(style(WITH_TOTAL));

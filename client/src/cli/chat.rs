@@ -17,7 +17,7 @@ use super::terminal::{lines, remark};
 use super::transfers::summary;
 use crate::args::{Accept, ChatArgs};
 use crate::command::{BookCommand, Command, Policy, Reply};
-use crate::event::{Event, PeerView, RelayStep, TransferStep};
+use crate::event::{Event, PeerView, RelayStep, RelayView, TransferStep};
 use crate::interrupt::interrupted;
 use crate::session::{Session, relay_problem};
 use crate::settings::Settings;
@@ -35,7 +35,14 @@ pub(super) async fn run(settings: &Settings, out: Out, args: ChatArgs) -> Result
         let peer = session.resolve(&args.peer).await?;
         match args.send {
             Some(text) => {
-                send_one(&mut session, out, peer, text, Duration::from_secs(args.wait)).await
+                send_one(
+                    &mut session,
+                    out,
+                    peer,
+                    text,
+                    Duration::from_secs(args.wait),
+                )
+                .await
             }
             None => converse(&mut session, out, peer, settings.downloads_dir()).await,
         }
@@ -54,7 +61,11 @@ async fn send_one(
     wait: Duration,
 ) -> Result<Exit, Problem> {
     let deadline = Instant::now() + wait;
-    let say = Command::Say { peer, text, reply_to: None };
+    let say = Command::Say {
+        peer,
+        text,
+        reply_to: None,
+    };
     let Reply::Message(mut message) = session.caller.call(say).await? else {
         return Err(face::gone());
     };
@@ -80,7 +91,9 @@ async fn send_one(
         }
     }
     if let Some(mut problem) = refused {
-        problem.what.push_str(" (the message is stored and goes out later)");
+        problem
+            .what
+            .push_str(" (the message is stored and goes out later)");
         return Err(problem);
     }
     out.json(&serde_json::json!({ "message": message, "delivered": false }));
@@ -112,11 +125,21 @@ async fn converse(
         relay_is_gone: false,
     };
     // Opening a conversation says yes to the peer.
-    session.caller.call(Command::Book(BookCommand::Add { id: peer, name: None })).await?;
+    session
+        .caller
+        .call(Command::Book(BookCommand::Add {
+            id: peer,
+            name: None,
+        }))
+        .await?;
     if has_person {
         let into = std::path::absolute(&into)
             .map_err(|error| Problem::io(format!("cannot use {}", into.display()), &error))?;
-        let policy = Policy { accept: Accept::Ask, into, overwrite: false };
+        let policy = Policy {
+            accept: Accept::Ask,
+            into,
+            overwrite: false,
+        };
         // Where another command receives already, that one keeps deciding.
         let _ = session.caller.call(Command::Receive(policy)).await;
     }
@@ -198,7 +221,11 @@ impl Talk {
     }
 
     async fn mark_read(&self, session: &Session) -> Result<(), Problem> {
-        session.caller.call(Command::MarkRead { peer: self.peer }).await.map(drop)
+        session
+            .caller
+            .call(Command::MarkRead { peer: self.peer })
+            .await
+            .map(drop)
     }
 
     /// Prints a line above the prompt.
@@ -220,7 +247,10 @@ impl Talk {
     }
 
     fn show(&self, message: &StoredMessage) {
-        let label = self.view.as_ref().map_or_else(|| self.peer.short(), PeerView::label);
+        let label = self
+            .view
+            .as_ref()
+            .map_or_else(|| self.peer.short(), PeerView::label);
         self.print(&self.out.message(message, &label));
     }
 
@@ -251,30 +281,13 @@ impl Talk {
                 let line = self.out.message(&message, &describe(&from));
                 self.print(&self.out.dim(&line));
             }
-            Event::MessageState { ids, state, .. } => {
-                for id in &ids {
-                    self.waiting.remove(id);
-                }
-                let mark = if state == MessageState::Read { "✓✓ read" } else { "✓ delivered" };
-                let count = if ids.len() > 1 { format!(" ({})", ids.len()) } else { String::new() };
-                self.print(&self.out.dim(&format!("       {mark}{count}")));
-            }
-            Event::Relay { relay } => match relay.state {
-                RelayStep::Online => {
-                    if std::mem::take(&mut self.relay_is_gone) {
-                        self.print(&self.out.dim("— logged in at the relay again"));
-                    }
-                }
-                RelayStep::Connecting => {
-                    if !std::mem::replace(&mut self.relay_is_gone, true) {
-                        self.print(&self.out.dim(
-                            "— the relay is not there; messages are stored and go out later",
-                        ));
-                    }
-                }
-                RelayStep::Failed | RelayStep::None => return Err(relay_problem(&relay)),
-            },
-            Event::Offer { offer, from, content } => {
+            Event::MessageState { ids, state, .. } => self.on_marks(&ids, state),
+            Event::Relay { relay } => self.on_relay(&relay)?,
+            Event::Offer {
+                offer,
+                from,
+                content,
+            } => {
                 self.offer = Some(offer);
                 let text = question(&from, &content);
                 self.print(&text.replace("Take it? [y/N]", "Take it? /yes or /no"));
@@ -284,14 +297,50 @@ impl Talk {
                 self.print("the offer was withdrawn");
             }
             Event::OfferGone { .. } => {}
-            Event::Transfer { number, outgoing, step, .. } => {
-                self.bars.show(number, if outgoing { "→" } else { "←" }, &step);
+            Event::Transfer {
+                number,
+                outgoing,
+                step,
+                ..
+            } => {
+                self.bars
+                    .show(number, if outgoing { "→" } else { "←" }, &step);
                 if let TransferStep::Ended { record, .. } = step {
                     let arrow = if outgoing { "→" } else { "←" };
                     self.print(&format!("{arrow} {}", summary(&record)));
                 }
             }
         }
+        Ok(())
+    }
+
+    fn on_marks(&mut self, ids: &[Uuid], state: MessageState) {
+        for id in ids {
+            self.waiting.remove(id);
+        }
+        let mark = match state {
+            MessageState::Read => "✓✓ read",
+            _ => "✓ delivered",
+        };
+        let count = match ids.len() {
+            0 | 1 => String::new(),
+            several => format!(" ({several})"),
+        };
+        self.print(&self.out.dim(&format!("       {mark}{count}")));
+    }
+
+    fn on_relay(&mut self, relay: &RelayView) -> Result<(), Problem> {
+        let was_gone = self.relay_is_gone;
+        self.relay_is_gone = relay.state == RelayStep::Connecting;
+        let text = match relay.state {
+            RelayStep::Online if was_gone => "— logged in at the relay again",
+            RelayStep::Connecting if !was_gone => {
+                "— the relay is not there; messages are stored and go out later"
+            }
+            RelayStep::Online | RelayStep::Connecting => return Ok(()),
+            RelayStep::Failed | RelayStep::None => return Err(relay_problem(relay)),
+        };
+        self.print(&self.out.dim(text));
         Ok(())
     }
 
@@ -311,7 +360,10 @@ impl Talk {
             "send" => self.send(session, rest.trim()).await,
             "path" => {
                 self.view = self.look(session).await?;
-                let text = self.view.as_ref().map_or_else(|| "unknown".to_owned(), path_text);
+                let text = self
+                    .view
+                    .as_ref()
+                    .map_or_else(|| "unknown".to_owned(), path_text);
                 self.print(&text);
             }
             // A line that begins with a slash and is no command: `//` sends it.
@@ -326,7 +378,11 @@ impl Talk {
     }
 
     async fn say(&mut self, session: &Session, text: &str) {
-        let say = Command::Say { peer: self.peer, text: text.to_owned(), reply_to: None };
+        let say = Command::Say {
+            peer: self.peer,
+            text: text.to_owned(),
+            reply_to: None,
+        };
         match session.caller.call(say).await {
             Ok(Reply::Message(message)) => {
                 self.waiting.insert(message.id);
@@ -353,7 +409,15 @@ impl Talk {
 
     async fn send(&mut self, session: &Session, path: &str) {
         let sent = match absolute(vec![PathBuf::from(path)]) {
-            Ok(paths) => session.caller.call(Command::Send { peer: self.peer, paths }).await,
+            Ok(paths) => {
+                session
+                    .caller
+                    .call(Command::Send {
+                        peer: self.peer,
+                        paths,
+                    })
+                    .await
+            }
             Err(problem) => Err(problem),
         };
         if let Err(problem) = sent {
@@ -382,7 +446,9 @@ impl Talk {
             return Ok(Exit::Success);
         }
         let count = self.waiting.len();
-        remark(&format!("{count} stored, not yet delivered: goes out while any landline command runs here"));
+        remark(&format!(
+            "{count} stored, not yet delivered: goes out while any landline command runs here"
+        ));
         Ok(Exit::Stored)
     }
 }

@@ -20,7 +20,11 @@ pub(super) async fn run(
 ) -> Result<Exit, Problem> {
     let store = Store::open(&settings.data_dir).await?;
     let all = store.run(|db| store::contacts::all(db)).await?;
-    let book = Book { settings, store, out };
+    let book = Book {
+        settings,
+        store,
+        out,
+    };
     match action {
         ContactsAction::List => list(out, &all),
         ContactsAction::Add { id } => {
@@ -34,16 +38,28 @@ pub(super) async fn run(
         }
         ContactsAction::Rename { peer, new_name } => {
             let id = resolve(&peer, &all)?;
-            book.show(book.change(BookCommand::Rename { id, name: new_name }).await?.as_ref());
+            book.show(
+                book.change(BookCommand::Rename { id, name: new_name })
+                    .await?
+                    .as_ref(),
+            );
         }
         ContactsAction::Verify { peer, yes } => book.verify(resolve(&peer, &all)?, yes).await?,
         ContactsAction::Block { peer } => {
             let id = resolve(&peer, &all)?;
-            book.show(book.change(BookCommand::Block { id, blocked: true }).await?.as_ref());
+            book.show(
+                book.change(BookCommand::Block { id, blocked: true })
+                    .await?
+                    .as_ref(),
+            );
         }
         ContactsAction::Unblock { peer } => {
             let id = resolve(&peer, &all)?;
-            book.show(book.change(BookCommand::Block { id, blocked: false }).await?.as_ref());
+            book.show(
+                book.change(BookCommand::Block { id, blocked: false })
+                    .await?
+                    .as_ref(),
+            );
         }
         ContactsAction::Remove { peer } => {
             let id = resolve(&peer, &all)?;
@@ -80,7 +96,10 @@ impl Book<'_> {
 
     fn show_safety(&self, id: &PeerId) -> Result<(), Problem> {
         let number = self.safety(id)?;
-        self.out.text(&format!("\nsafety number, the same on both sides:\n\n{}", rows(&number)));
+        self.out.text(&format!(
+            "\nsafety number, the same on both sides:\n\n{}",
+            rows(&number)
+        ));
         self.out.text(&self.out.dim(
             "\nCompare it over another way (a call, in person), then: landline contacts verify PEER --yes",
         ));
@@ -89,14 +108,16 @@ impl Book<'_> {
 
     async fn verify(&self, id: PeerId, yes: bool) -> Result<(), Problem> {
         let number = self.safety(&id)?;
-        self.out.json(&serde_json::json!({ "id": id.to_string(), "safety_number": number }));
+        self.out
+            .json(&serde_json::json!({ "id": id.to_string(), "safety_number": number }));
         if !yes {
             if let Some(code) = qr_text(&number.replace(' ', "")) {
                 self.out.text(&code);
             }
             self.out.text(&rows(&number));
             if self.out.is_json || !confirm("\nDoes the other side show the same number?") {
-                self.out.text("not marked verified; when the numbers agree, say --yes");
+                self.out
+                    .text("not marked verified; when the numbers agree, say --yes");
                 return Ok(());
             }
         }
@@ -108,7 +129,11 @@ impl Book<'_> {
 /// 12 groups of 5 digits in three rows.
 fn rows(number: &str) -> String {
     let groups: Vec<_> = number.split(' ').collect();
-    groups.chunks(4).map(|row| format!("    {}", row.join(" "))).collect::<Vec<_>>().join("\n")
+    groups
+        .chunks(4)
+        .map(|row| format!("    {}", row.join(" ")))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn list(out: Out, all: &[Contact]) {
@@ -118,13 +143,19 @@ fn list(out: Out, all: &[Contact]) {
     }
     if all.is_empty() {
         out.text("no contacts yet: landline contacts add ID --name NAME");
-    } else if all.iter().any(|contact| contact.standing == Standing::Stranger) {
+    } else if all
+        .iter()
+        .any(|contact| contact.standing == Standing::Stranger)
+    {
         out.text(&out.dim("unknown ones wrote to you; `landline contacts add ID` or `block ID`"));
     }
 }
 
 fn line(out: Out, contact: &Contact) -> String {
-    let claimed = contact.claimed_name.as_deref().filter(|name| !name.is_empty());
+    let claimed = contact
+        .claimed_name
+        .as_deref()
+        .filter(|name| !name.is_empty());
     let claimed = claimed
         .filter(|name| contact.name.as_deref() != Some(name))
         .map(|name| format!(", calls itself “{}”", printable(name, " ")))
@@ -135,8 +166,16 @@ fn line(out: Out, contact: &Contact) -> String {
     };
     format!(
         "{}  {}  {}",
-        out.bold(&console::pad_str(&label, 16, console::Alignment::Left, None)),
+        out.bold(&console::pad_str(
+            &label,
+            16,
+            console::Alignment::Left,
+            None
+        )),
         contact.id,
-        out.dim(&format!("{}{claimed}", trust(contact.standing, contact.verified)))
+        out.dim(&format!(
+            "{}{claimed}",
+            trust(contact.standing, contact.verified)
+        ))
     )
 }

@@ -10,7 +10,10 @@ use crate::{Exit, Problem};
 pub(super) async fn run(settings: &Settings, out: Out, args: HistoryArgs) -> Result<Exit, Problem> {
     let store = Store::open(&settings.data_dir).await?;
     let contacts = store.run(|db| store::contacts::all(db)).await?;
-    let peer = args.peer.map(|text| resolve(&text, &contacts)).transpose()?;
+    let peer = args
+        .peer
+        .map(|text| resolve(&text, &contacts))
+        .transpose()?;
     let (search, limit) = (args.search, args.limit);
     let messages = store
         .run(move |db| store::messages::history(db, peer.as_ref(), search.as_deref(), limit))

@@ -19,7 +19,8 @@ pub(super) struct Out {
 
 impl Out {
     pub(super) fn new(is_json: bool) -> Self {
-        let color = !is_json && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let color =
+            !is_json && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Self { is_json, color }
     }
 

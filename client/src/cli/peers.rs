@@ -27,8 +27,14 @@ pub(super) async fn run(settings: &Settings, out: Out, watch: bool) -> Result<Ex
 async fn show(session: &mut Session, out: Out, watch: bool) -> Result<(), Problem> {
     session.wait_online().await?;
     let status = session.status().await?;
-    let observed = status.relay.observed.map(|at| at.to_string()).unwrap_or_default();
-    out.json(&Event::Relay { relay: status.relay.clone() });
+    let observed = status
+        .relay
+        .observed
+        .map(|at| at.to_string())
+        .unwrap_or_default();
+    out.json(&Event::Relay {
+        relay: status.relay.clone(),
+    });
     out.text(&out.dim(&format!(
         "you are {}, logged in at {} as {observed}",
         status.id.short(),
@@ -47,7 +53,13 @@ async fn show(session: &mut Session, out: Out, watch: bool) -> Result<(), Proble
         let _ = timeout(LIST_LIMIT, listed).await;
         peers = all(session).await?;
     }
-    peers.sort_by_key(|peer| (!peer.online, peer.standing != Standing::Accepted, peer.label()));
+    peers.sort_by_key(|peer| {
+        (
+            !peer.online,
+            peer.standing != Standing::Accepted,
+            peer.label(),
+        )
+    });
     for peer in &peers {
         out.json(&Event::Peer { peer: peer.clone() });
         out.text(&line(out, peer));
@@ -99,7 +111,11 @@ async fn follow(session: &mut Session, out: Out) -> Result<(), Problem> {
 }
 
 fn line(out: Out, peer: &PeerView) -> String {
-    let (dot, style) = if peer.online { ("●", "32") } else { ("○", "2") };
+    let (dot, style) = if peer.online {
+        ("●", "32")
+    } else {
+        ("○", "2")
+    };
     let path = match (peer.path, peer.remote) {
         (PathKind::Direct, Some(remote)) => format!("direct, {remote}"),
         (PathKind::Direct, None) => "direct".to_owned(),
@@ -111,8 +127,17 @@ fn line(out: Out, peer: &PeerView) -> String {
     format!(
         "{} {}  {}  {}",
         out.paint(style, dot),
-        out.bold(&console::pad_str(&describe(peer), 24, console::Alignment::Left, None)),
-        if peer.standing == Standing::Stranger { id.clone() } else { id[..16].to_owned() },
+        out.bold(&console::pad_str(
+            &describe(peer),
+            24,
+            console::Alignment::Left,
+            None
+        )),
+        if peer.standing == Standing::Stranger {
+            id.clone()
+        } else {
+            id[..16].to_owned()
+        },
         out.dim(&format!("{}, {path}", trust(peer.standing, peer.verified)))
     )
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IsTerminal};
 
 use indicatif::BinaryBytes;
+use p2p_net::PeerId;
 
 use super::bars::Bars;
 use super::out::{Out, describe, label_in};
@@ -13,7 +14,7 @@ use super::transfers::{show_files, summary};
 use crate::args::{Accept, ReceiveArgs};
 use crate::command::{Command, Policy};
 use crate::contacts::{Standing, printable};
-use crate::event::{Event, PeerView, RelayStep, TransferStep};
+use crate::event::{Event, PeerView, RelayStep, RelayView, TransferStep};
 use crate::interrupt::interrupted;
 use crate::session::{Session, relay_problem};
 use crate::settings::Settings;
@@ -44,16 +45,25 @@ fn policy(settings: &Settings, args: &ReceiveArgs) -> Result<Policy, Problem> {
         Some(accept) => accept,
         None if io::stdin().is_terminal() => Accept::Ask,
         None => {
-            return Err(Problem::usage("nobody can be asked: standard input is not a terminal")
-                .with_next("say --accept all, --accept contacts or --accept none"));
+            return Err(
+                Problem::usage("nobody can be asked: standard input is not a terminal")
+                    .with_next("say --accept all, --accept contacts or --accept none"),
+            );
         }
     };
-    let into = args.into.clone().unwrap_or_else(|| settings.downloads_dir());
+    let into = args
+        .into
+        .clone()
+        .unwrap_or_else(|| settings.downloads_dir());
     std::fs::create_dir_all(&into)
         .map_err(|error| Problem::io(format!("cannot use {}", into.display()), &error))?;
     let into = std::path::absolute(&into)
         .map_err(|error| Problem::io(format!("cannot use {}", into.display()), &error))?;
-    Ok(Policy { accept, into, overwrite: args.overwrite })
+    Ok(Policy {
+        accept,
+        into,
+        overwrite: args.overwrite,
+    })
 }
 
 struct Receiver {
@@ -109,29 +119,13 @@ impl Receiver {
         }
     }
 
-    async fn on_event(
-        &mut self,
-        session: &Session,
-        event: Event,
-    ) -> Result<Option<Exit>, Problem> {
+    async fn on_event(&mut self, session: &Session, event: Event) -> Result<Option<Exit>, Problem> {
         match &event {
             Event::Peer { .. } | Event::MessageState { .. } => return Ok(None),
             _ => self.out.json(&event),
         }
         match event {
-            Event::Relay { relay } => match relay.state {
-                RelayStep::Online => {
-                    if std::mem::take(&mut self.relay_is_gone) {
-                        self.bars.say("logged in at the relay again");
-                    }
-                }
-                RelayStep::Connecting => {
-                    if !std::mem::replace(&mut self.relay_is_gone, true) {
-                        self.bars.say("the relay is gone, trying again");
-                    }
-                }
-                RelayStep::Failed | RelayStep::None => return Err(relay_problem(&relay)),
-            },
+            Event::Relay { relay } => self.on_relay(&relay)?,
             Event::Message { from, message } => {
                 let line = self.out.message(&message, &describe(&from));
                 let out = self.out;
@@ -145,7 +139,11 @@ impl Receiver {
                     }
                 });
             }
-            Event::Offer { offer, from, content } => {
+            Event::Offer {
+                offer,
+                from,
+                content,
+            } => {
                 self.asked.push_back((offer, question(&from, &content)));
                 if self.asked.len() == 1 {
                     self.ask();
@@ -159,27 +157,49 @@ impl Receiver {
                     self.ask();
                 }
             }
-            Event::Transfer { number, peer, outgoing: false, step } => {
-                let contacts = session.contacts().await?;
-                let label = label_in(&contacts, &peer);
-                self.bars.show(number, &format!("← {label}"), &step);
-                match step {
-                    TransferStep::Ended { record, problem } => {
-                        self.running.remove(&number);
-                        self.out.text(&format!("← {}  {}", self.out.bold(&label), summary(&record)));
-                        show_files(&session.store, self.out, &record).await?;
-                        if self.once {
-                            return Ok(Some(problem.map_or(Exit::Success, |problem| problem.exit)));
-                        }
-                    }
-                    _ => {
-                        self.running.insert(number);
-                    }
-                }
-            }
+            Event::Transfer {
+                number,
+                peer,
+                outgoing: false,
+                step,
+            } => return self.on_transfer(session, number, &peer, step).await,
             _ => {}
         }
         Ok(None)
+    }
+
+    fn on_relay(&mut self, relay: &RelayView) -> Result<(), Problem> {
+        let was_gone = self.relay_is_gone;
+        self.relay_is_gone = relay.state == RelayStep::Connecting;
+        match relay.state {
+            RelayStep::Online if was_gone => self.bars.say("logged in at the relay again"),
+            RelayStep::Connecting if !was_gone => self.bars.say("the relay is gone, trying again"),
+            RelayStep::Online | RelayStep::Connecting => {}
+            RelayStep::Failed | RelayStep::None => return Err(relay_problem(relay)),
+        }
+        Ok(())
+    }
+
+    async fn on_transfer(
+        &mut self,
+        session: &Session,
+        number: i64,
+        peer: &PeerId,
+        step: TransferStep,
+    ) -> Result<Option<Exit>, Problem> {
+        let contacts = session.contacts().await?;
+        let label = label_in(&contacts, peer);
+        self.bars.show(number, &format!("← {label}"), &step);
+        let TransferStep::Ended { record, problem } = step else {
+            self.running.insert(number);
+            return Ok(None);
+        };
+        self.running.remove(&number);
+        let line = format!("← {}  {}", self.out.bold(&label), summary(&record));
+        self.out.text(&line);
+        show_files(&session.store, self.out, &record).await?;
+        let exit = problem.map_or(Exit::Success, |problem| problem.exit);
+        Ok(self.once.then_some(exit))
     }
 
     fn ask(&self) {
@@ -189,7 +209,9 @@ impl Receiver {
     }
 
     async fn on_line(&mut self, session: &Session, line: &str) {
-        let Some((offer, _)) = self.asked.pop_front() else { return };
+        let Some((offer, _)) = self.asked.pop_front() else {
+            return;
+        };
         let accept = is_yes(line);
         if let Err(problem) = session.caller.call(Command::Answer { offer, accept }).await {
             self.bars.say(&problem.to_string());
@@ -210,8 +232,15 @@ async fn next_line(input: &mut Option<tokio::sync::mpsc::Receiver<String>>) -> O
 /// What a person must know to say yes.
 pub(super) fn question(from: &PeerView, offer: &Offer) -> String {
     let trust = super::out::trust(from.standing, from.verified);
-    let size = offer.total_bytes.map_or_else(|| "size not known".to_owned(), |bytes| BinaryBytes(bytes).to_string());
-    let files = offer.files.map_or_else(String::new, |files| format!("{files} files, "));
+    let size = offer.total_bytes.map_or_else(
+        || "size not known".to_owned(),
+        |bytes| BinaryBytes(bytes).to_string(),
+    );
+    let files = match offer.files {
+        None => String::new(),
+        Some(1) => "1 file, ".to_owned(),
+        Some(files) => format!("{files} files, "),
+    };
     let mut text = format!(
         "{} ({trust}) offers {files}{size}:",
         err_paint("1", &describe(from)),

@@ -25,7 +25,9 @@ pub(super) async fn run(
     }));
     out.text(&relay.redacted());
     if relay.fingerprint.is_none() {
-        out.text(&out.dim("no key in the address: the web's authorities, or you, must vouch for it"));
+        out.text(
+            &out.dim("no key in the address: the web's authorities, or you, must vouch for it"),
+        );
     }
     if relay.token.is_none() {
         out.text(&out.dim("no token in the address: works with an open relay only"));

@@ -43,7 +43,11 @@ pub(super) fn absolute(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, Problem> {
             std::fs::symlink_metadata(&path).map_err(|error| explain(&path, &error))?;
             // `..` at the end names a folder all the same: the name that is sent is the real one.
             let named = path.file_name().is_some();
-            let absolute = if named { std::path::absolute(&path) } else { path.canonicalize() };
+            let absolute = if named {
+                std::path::absolute(&path)
+            } else {
+                path.canonicalize()
+            };
             absolute.map_err(|error| explain(&path, &error))
         })
         .collect()
@@ -61,7 +65,9 @@ async fn send(
         return Err(face::gone());
     };
     let (record, problem) = follow(session, out, peer, number).await?;
-    let is_there = problem.as_ref().is_none_or(|problem| problem.exit == Exit::Partial);
+    let is_there = problem
+        .as_ref()
+        .is_none_or(|problem| problem.exit == Exit::Partial);
     if is_there {
         out.text(&summary(&record));
     }
@@ -99,7 +105,12 @@ async fn follow(
             }
         };
         let event = event.ok_or_else(face::gone)?;
-        let Event::Transfer { number: of, step, .. } = &event else { continue };
+        let Event::Transfer {
+            number: of, step, ..
+        } = &event
+        else {
+            continue;
+        };
         if *of != number {
             continue;
         }

@@ -23,7 +23,10 @@ pub(super) fn local_time(millis: i64) -> String {
     let Ok(at) = OffsetDateTime::from_unix_timestamp(millis.div_euclid(1_000)) else {
         return "?".to_owned();
     };
-    let (at, now) = (at.to_offset(zone), OffsetDateTime::now_utc().to_offset(zone));
+    let (at, now) = (
+        at.to_offset(zone),
+        OffsetDateTime::now_utc().to_offset(zone),
+    );
     let text = if at.date() == now.date() {
         at.format(format_description!("[hour]:[minute]"))
     } else {
@@ -34,7 +37,11 @@ pub(super) fn local_time(millis: i64) -> String {
 
 /// Text in an ANSI style, if `color`.
 pub(super) fn paint_if(color: bool, style: &str, text: &str) -> String {
-    if color { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
+    if color {
+        format!("\x1b[{style}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
 }
 
 pub(super) fn stderr_has_color() -> bool {
@@ -54,22 +61,26 @@ pub(super) fn remark(text: &str) {
 /// Lines of standard input, read on a thread of their own; ends with the input.
 pub(super) fn lines() -> mpsc::Receiver<String> {
     let (tell, told) = mpsc::channel(MAX_LINES);
-    let reader = std::thread::Builder::new().name("landline-input".to_owned()).spawn(move || {
-        let mut stdin = io::stdin().lock();
-        loop {
-            let mut line = Vec::new();
-            // Input that is no text ends the reading, as its end does.
-            match stdin.read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
+    let reader = std::thread::Builder::new()
+        .name("landline-input".to_owned())
+        .spawn(move || {
+            let mut stdin = io::stdin().lock();
+            loop {
+                let mut line = Vec::new();
+                // Input that is no text ends the reading, as its end does.
+                match stdin.read_until(b'\n', &mut line) {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+                let Ok(mut line) = String::from_utf8(line) else {
+                    return;
+                };
+                line.truncate(line.trim_end_matches(['\n', '\r']).len());
+                if tell.blocking_send(line).is_err() {
+                    return;
+                }
             }
-            let Ok(mut line) = String::from_utf8(line) else { return };
-            line.truncate(line.trim_end_matches(['\n', '\r']).len());
-            if tell.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    });
+        });
     drop(reader);
     told
 }

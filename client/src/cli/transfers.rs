@@ -19,7 +19,9 @@ const PAGE: u32 = 1_000;
 pub(super) async fn run(settings: &Settings, out: Out, limit: u32) -> Result<Exit, Problem> {
     let store = Store::open(&settings.data_dir).await?;
     let contacts = store.run(|db| store::contacts::all(db)).await?;
-    let mut records = store.run(move |db| store::transfers::list(db, limit)).await?;
+    let mut records = store
+        .run(move |db| store::transfers::list(db, limit))
+        .await?;
     records.reverse();
     for record in &records {
         let label = label_in(&contacts, &record.peer);
@@ -41,7 +43,11 @@ pub(super) async fn run(settings: &Settings, out: Out, limit: u32) -> Result<Exi
 
 /// One line about a transfer that ended.
 pub(super) fn summary(record: &TransferRecord) -> String {
-    let files = if record.files == 1 { "1 file".to_owned() } else { format!("{} files", record.files) };
+    let files = if record.files == 1 {
+        "1 file".to_owned()
+    } else {
+        format!("{} files", record.files)
+    };
     let took = Duration::from_millis(record.elapsed_millis);
     let rate = match record.elapsed_millis {
         0 => String::new(),
@@ -60,7 +66,10 @@ pub(super) fn summary(record: &TransferRecord) -> String {
     match (record.outcome.as_str(), &record.detail) {
         ("verified", _) => format!("{label}: {files}, {size}, all MD5 agree ({took}{rate})"),
         ("partial", _) => {
-            format!("{label}: {files}, {size}, {} skipped, the rest verified ({took})", record.skipped)
+            format!(
+                "{label}: {files}, {size}, {} skipped, the rest verified ({took})",
+                record.skipped
+            )
         }
         (outcome, Some(detail)) => format!("{label}: {outcome}: {}", printable(detail, " ")),
         (outcome, None) => format!("{label}: {outcome}"),
@@ -76,8 +85,9 @@ pub(super) async fn show_files(
     let number = record.number;
     let (mut offset, mut shown, mut more) = (0u64, 0usize, 0usize);
     loop {
-        let files =
-            store.run(move |db| store::transfers::files(db, number, offset, PAGE)).await?;
+        let files = store
+            .run(move |db| store::transfers::files(db, number, offset, PAGE))
+            .await?;
         for file in &files {
             out.json(&serde_json::json!({ "transfer": number, "file": file }));
             if shown < SHOWN_FILES || file.outcome != "verified" {
@@ -93,18 +103,27 @@ pub(super) async fn show_files(
         }
     }
     if more > 0 {
-        out.text(&out.dim(&format!("    and {more} more, verified; --json lists them all")));
+        out.text(&out.dim(&format!(
+            "    and {more} more, verified; --json lists them all"
+        )));
     }
     Ok(())
 }
 
 fn file_line(out: Out, file: &FileRecord) -> String {
     let path = printable(&file.path, " ");
-    let md5 = file.md5_local.as_deref().or(file.md5_remote.as_deref()).unwrap_or("-");
+    let md5 = file
+        .md5_local
+        .as_deref()
+        .or(file.md5_remote.as_deref())
+        .unwrap_or("-");
     let end = match file.outcome.as_str() {
         "verified" => out.paint("32", "✓"),
         other => out.paint("31", &printable(other, " ")),
     };
     let size = BinaryBytes(file.size).to_string();
-    format!("    {}  {size:>11}  {path}  {end}", out.dim(&format!("{md5:<32}")))
+    format!(
+        "    {}  {size:>11}  {path}  {end}",
+        out.dim(&format!("{md5:<32}"))
+    )
 }

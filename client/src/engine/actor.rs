@@ -11,12 +11,13 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::Input;
 use super::faces::Faces;
 use super::link::{Link, LinkEvent};
 use super::peers::Peers;
 use super::transfers::Transfers;
-use super::views::{RelayFacts, explain_connect, peer_view};
-use super::Input;
+use super::views::{RelayFacts, peer_view};
+use crate::Problem;
 use crate::chat;
 use crate::contacts::{Contact, Standing, consent_text, printable};
 use crate::event::{Event, PeerView, RelayView};
@@ -24,7 +25,6 @@ use crate::settings::MAX_NAME_LEN;
 use crate::store::messages::{MAX_OF_STRANGER, MessageState, StoredMessage};
 use crate::store::{self, Store, StoreError, now_millis};
 use crate::wire::{self, Hello, close_code};
-use crate::Problem;
 
 /// Connections of strangers at one time; one more is closed.
 const MAX_STRANGERS: usize = 64;
@@ -87,7 +87,10 @@ impl Actor {
             .store
             .run(|db| {
                 store::transfers::interrupt_running(db)?;
-                Ok((store::contacts::all(db)?, store::messages::peers_with_work(db)?))
+                Ok((
+                    store::contacts::all(db)?,
+                    store::messages::peers_with_work(db)?,
+                ))
             })
             .await?;
         for contact in contacts {
@@ -112,7 +115,11 @@ impl Actor {
         presence.mark_changed();
         let endpoint = self.endpoint.clone();
         loop {
-            let deadline = self.peers.iter().filter_map(|(_, peer)| peer.chat.poll_timeout()).min();
+            let deadline = self
+                .peers
+                .iter()
+                .filter_map(|(_, peer)| peer.chat.poll_timeout())
+                .min();
             tokio::select! {
                 Some(input) = inbox.recv() => {
                     if matches!(input, Input::Stop) {
@@ -148,8 +155,18 @@ impl Actor {
                     Some(Input::TransferTask { task }) => {
                         self.transfers.remove(task);
                     }
-                    Some(Input::Transfer { number, peer, outgoing, step }) => {
-                        self.faces.tell_all(&Event::Transfer { number, peer, outgoing, step });
+                    Some(Input::Transfer {
+                        number,
+                        peer,
+                        outgoing,
+                        step,
+                    }) => {
+                        self.faces.tell_all(&Event::Transfer {
+                            number,
+                            peer,
+                            outgoing,
+                            step,
+                        });
                     }
                     Some(_) => {}
                     None => break,
@@ -172,9 +189,13 @@ impl Actor {
             Input::Detach { face } => self.on_detach(face),
             Input::Dialled { peer, result } => self.on_dialled(peer, result).await,
             Input::DialExpired { peer, attempt } => {
-                let crossed = self.peers.get(&peer).is_some_and(|state| state.dialling == Some(attempt));
+                let crossed = self
+                    .peers
+                    .get(&peer)
+                    .is_some_and(|state| state.dialling == Some(attempt));
                 if crossed {
-                    self.on_dial_failed(peer, &ConnectError::TimedOut(peer)).await;
+                    self.on_dial_failed(peer, &ConnectError::TimedOut(peer))
+                        .await;
                 }
             }
             Input::Link { peer, number, what } => {
@@ -184,11 +205,26 @@ impl Actor {
                     self.on_link(peer, what).await;
                 }
             }
-            Input::Offered { task, peer, offer, decide } => {
+            Input::Offered {
+                task,
+                peer,
+                offer,
+                decide,
+            } => {
                 self.on_offered(task, peer, offer, decide).await;
             }
-            Input::Transfer { number, peer, outgoing, step } => {
-                self.faces.tell_all(&Event::Transfer { number, peer, outgoing, step });
+            Input::Transfer {
+                number,
+                peer,
+                outgoing,
+                step,
+            } => {
+                self.faces.tell_all(&Event::Transfer {
+                    number,
+                    peer,
+                    outgoing,
+                    step,
+                });
             }
             Input::TransferTask { task } => self.on_transfer_task(task),
             Input::Refill { peer } => self.refill(peer).await,
@@ -197,7 +233,10 @@ impl Actor {
     }
 
     fn on_attach(&mut self, back: crate::face::FaceBack) {
-        let crate::face::FaceBack { mut requests, events } = back;
+        let crate::face::FaceBack {
+            mut requests,
+            events,
+        } = back;
         let face = self.faces.add(events);
         self.face_count.send_replace(self.faces.len());
         let inputs = self.inputs.clone();
@@ -215,7 +254,11 @@ impl Actor {
     fn on_detach(&mut self, face: u64) {
         self.faces.remove(face);
         self.face_count.send_replace(self.faces.len());
-        for running in self.transfers.iter().filter(|running| running.face == Some(face)) {
+        for running in self
+            .transfers
+            .iter()
+            .filter(|running| running.face == Some(face))
+        {
             running.cancel.cancel("the other side ended the command");
         }
         self.refuse_offers_of(face);
@@ -224,7 +267,9 @@ impl Actor {
     // Peers and connections.
 
     pub(super) fn standing(&self, peer: &PeerId) -> Standing {
-        self.contacts.get(peer).map_or(Standing::Stranger, |contact| contact.standing)
+        self.contacts
+            .get(peer)
+            .map_or(Standing::Stranger, |contact| contact.standing)
     }
 
     pub(super) fn label(&self, peer: &PeerId) -> String {
@@ -237,8 +282,12 @@ impl Actor {
     pub(super) fn view(&self, peer: &PeerId) -> PeerView {
         let state = self.peers.get(peer);
         let link = state.and_then(|state| state.ready_link());
-        let mut view =
-            peer_view(*peer, self.contacts.get(peer), self.online.contains(peer), link);
+        let mut view = peer_view(
+            *peer,
+            self.contacts.get(peer),
+            self.online.contains(peer),
+            link,
+        );
         if view.claimed_name.is_none() {
             let claimed = state.map(|state| state.claimed_name.clone());
             view.claimed_name = claimed.filter(|name| !name.is_empty());
@@ -249,9 +298,18 @@ impl Actor {
     /// Everybody that `peers` shows: at the relay, connected, or a contact.
     pub(super) fn all_views(&self) -> Vec<PeerView> {
         let mut ids: BTreeSet<PeerId> = self.online.iter().copied().collect();
-        ids.extend(self.peers.iter().filter(|(_, state)| state.link.is_some()).map(|(id, _)| *id));
+        ids.extend(
+            self.peers
+                .iter()
+                .filter(|(_, state)| state.link.is_some())
+                .map(|(id, _)| *id),
+        );
         let contacts = self.contacts.values();
-        ids.extend(contacts.filter(|c| c.standing == Standing::Accepted).map(|c| c.id));
+        ids.extend(
+            contacts
+                .filter(|c| c.standing == Standing::Accepted)
+                .map(|c| c.id),
+        );
         ids.iter().map(|id| self.view(id)).collect()
     }
 
@@ -278,7 +336,10 @@ impl Actor {
         if peer == self.endpoint.id() {
             return Err(Problem::usage("this is our own id"));
         }
-        let claimed = self.peers.get(&peer).map(|state| state.claimed_name.clone());
+        let claimed = self
+            .peers
+            .get(&peer)
+            .map(|state| state.claimed_name.clone());
         let contact = self
             .store
             .run(move |db| {
@@ -302,7 +363,10 @@ impl Actor {
         for running in self.transfers.iter().filter(|running| running.peer == peer) {
             running.cancel.cancel("the other side does not want this");
         }
-        let link = self.peers.get_mut(&peer).and_then(|state| state.link.take());
+        let link = self
+            .peers
+            .get_mut(&peer)
+            .and_then(|state| state.link.take());
         if let Some(link) = link {
             link.conn.close(close_code::UNWANTED, "");
             self.chat(peer, chat::Input::Disconnected).await;
@@ -344,7 +408,8 @@ impl Actor {
         let link = Link::start(conn, number, hello, &self.inputs);
         let (state, _) = self.peers.entry(peer);
         if let Some(old) = state.link.replace(link) {
-            old.conn.close(close_code::DONE, "replaced by a newer connection");
+            old.conn
+                .close(close_code::DONE, "replaced by a newer connection");
         }
     }
 
@@ -353,7 +418,8 @@ impl Actor {
         &mut self,
         peer: PeerId,
     ) -> oneshot::Receiver<Result<Connection, Problem>> {
-        self.chat(peer, chat::Input::Online(self.online.contains(&peer))).await;
+        self.chat(peer, chat::Input::Online(self.online.contains(&peer)))
+            .await;
         let (state, _) = self.peers.entry(peer);
         let waiting = state.wait();
         let needs_dial = state.link.is_none();
@@ -404,9 +470,11 @@ impl Actor {
     }
 
     async fn on_dial_failed(&mut self, peer: PeerId, error: &ConnectError) {
-        let problem = explain_connect(&self.label(&peer), error);
+        let problem = self.relay.explain_connect(&self.label(&peer), error);
         debug!(peer = %peer.short(), %error, "not reached");
-        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
         state.dialling = None;
         if state.link.is_none() {
             state.tell_waiters(&Err(problem));
@@ -419,7 +487,9 @@ impl Actor {
         match what {
             LinkEvent::Hello(hello) => self.on_hello(peer, &hello.name).await,
             LinkEvent::Ready => {
-                let Some(state) = self.peers.get_mut(&peer) else { return };
+                let Some(state) = self.peers.get_mut(&peer) else {
+                    return;
+                };
                 state.dialling = None;
                 let Some(link) = &mut state.link else { return };
                 link.ready = true;
@@ -443,18 +513,24 @@ impl Actor {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.claimed_name.clone_from(&name);
         }
-        let Some(contact) = self.contacts.get_mut(&peer) else { return };
+        let Some(contact) = self.contacts.get_mut(&peer) else {
+            return;
+        };
         if contact.claimed_name.as_deref().unwrap_or_default() != name {
             contact.claimed_name = Some(name.clone());
-            let kept =
-                self.store.run(move |db| store::contacts::set_claimed_name(db, &peer, &name)).await;
+            let kept = self
+                .store
+                .run(move |db| store::contacts::set_claimed_name(db, &peer, &name))
+                .await;
             note(kept, "a claimed name");
         }
     }
 
     async fn on_closed(&mut self, peer: PeerId, reason: &str) {
         let stranger = self.standing(&peer) != Standing::Accepted;
-        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
         state.link = None;
         if std::mem::take(&mut state.accepted_for_now) && stranger {
             self.endpoint.set_accepted(peer, false);
@@ -473,7 +549,8 @@ impl Actor {
         let changed: Vec<PeerId> = now.symmetric_difference(&before).copied().collect();
         for peer in changed {
             if self.peers.get(&peer).is_some() && self.standing(&peer) != Standing::Blocked {
-                self.chat(peer, chat::Input::Online(now.contains(&peer))).await;
+                self.chat(peer, chat::Input::Online(now.contains(&peer)))
+                    .await;
                 self.peers.tidy(&peer);
             }
             self.tell_peer(&peer);
@@ -532,8 +609,10 @@ impl Actor {
             }
             chat::Output::Store(message) => self.take_message(peer, message).await,
             chat::Output::Delivered(id) => {
-                let kept =
-                    self.store.run(move |db| store::messages::set_delivered(db, &peer, id)).await;
+                let kept = self
+                    .store
+                    .run(move |db| store::messages::set_delivered(db, &peer, id))
+                    .await;
                 if note(kept, "a delivery") == Some(true) {
                     self.tell_state(peer, vec![id], MessageState::Delivered);
                 }
@@ -552,8 +631,10 @@ impl Actor {
                 Some(chat::Input::ReadStored(ids))
             }
             chat::Output::ReadSeen(ids) => {
-                let kept =
-                    self.store.run(move |db| store::messages::set_reads_told(db, &peer, &ids)).await;
+                let kept = self
+                    .store
+                    .run(move |db| store::messages::set_reads_told(db, &peer, &ids))
+                    .await;
                 note(kept, "read marks");
                 None
             }
@@ -573,7 +654,11 @@ impl Actor {
             .await;
         if let Some((messages, reads)) = note(loaded, "the outbox") {
             let more = messages.len().max(reads.len()) >= chat::MAX_QUEUED;
-            return Some(chat::Input::Refilled { messages, reads, more });
+            return Some(chat::Input::Refilled {
+                messages,
+                reads,
+                more,
+            });
         }
         let inputs = self.inputs.clone();
         self.tasks.spawn(async move {
@@ -596,7 +681,10 @@ impl Actor {
         if standing == Standing::Blocked {
             return None;
         }
-        let claimed = self.peers.get(&peer).map_or_else(String::new, |s| s.claimed_name.clone());
+        let claimed = self
+            .peers
+            .get(&peer)
+            .map_or_else(String::new, |s| s.claimed_name.clone());
         let stored = message.clone();
         let kept = self
             .store
@@ -636,13 +724,16 @@ impl Actor {
     }
 
     fn tell_state(&mut self, peer: PeerId, ids: Vec<Uuid>, state: MessageState) {
-        self.faces.tell_all(&Event::MessageState { peer, ids, state });
+        self.faces
+            .tell_all(&Event::MessageState { peer, ids, state });
     }
 }
 
 /// What the store gave, or nothing and a line in the log.
 pub(super) fn note<T>(result: Result<T, StoreError>, what: &str) -> Option<T> {
-    result.inspect_err(|error| warn!(%error, "{what} cannot be stored or read")).ok()
+    result
+        .inspect_err(|error| warn!(%error, "{what} cannot be stored or read"))
+        .ok()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -651,4 +742,3 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-

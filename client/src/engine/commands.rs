@@ -35,7 +35,11 @@ impl Actor {
             Command::Peers => Ok(Reply::Peers(self.all_views())),
             Command::Book(change) => self.change_book(change).await,
             Command::Connect { peer } => return self.connect(peer, reply).await,
-            Command::Say { peer, text, reply_to } => {
+            Command::Say {
+                peer,
+                text,
+                reply_to,
+            } => {
                 let reply_to = reply_to.map(|id| (peer, id));
                 self.say(peer, text, reply_to).await.map(Reply::Message)
             }
@@ -50,12 +54,11 @@ impl Actor {
                 }
                 Ok(Reply::Done)
             }
-            Command::Receive(policy) => {
-                self.faces.set_policy(face, policy).map(|()| Reply::Done)
-            }
-            Command::Answer { offer, accept } => {
-                self.answer_offer(face, offer, accept).await.map(|()| Reply::Done)
-            }
+            Command::Receive(policy) => self.faces.set_policy(face, policy).map(|()| Reply::Done),
+            Command::Answer { offer, accept } => self
+                .answer_offer(face, offer, accept)
+                .await
+                .map(|()| Reply::Done),
         };
         // A face that went no longer wants to know.
         let _ = reply.send(result);
@@ -71,7 +74,10 @@ impl Actor {
             Some(contact) => self.contacts.insert(id, contact.clone()),
             None => self.contacts.remove(&id),
         };
-        if contact.as_ref().is_some_and(|contact| contact.standing == Standing::Accepted) {
+        if contact
+            .as_ref()
+            .is_some_and(|contact| contact.standing == Standing::Accepted)
+        {
             self.endpoint.set_accepted(id, true);
         } else {
             self.drop_peer(id).await;
@@ -87,7 +93,9 @@ impl Actor {
         }
         let connection = self.want(peer).await;
         self.tasks.spawn(async move {
-            let result = connection.await.unwrap_or_else(|_| Err(crate::face::gone()));
+            let result = connection
+                .await
+                .unwrap_or_else(|_| Err(crate::face::gone()));
             let _ = reply.send(result.map(|_| Reply::Done));
         });
     }
@@ -117,7 +125,9 @@ impl Actor {
             reply_to,
         };
         let stored = message.clone();
-        self.store.run(move |db| store::messages::add_outgoing(db, &peer, &stored, now)).await?;
+        self.store
+            .run(move |db| store::messages::add_outgoing(db, &peer, &stored, now))
+            .await?;
         let shown = StoredMessage {
             peer,
             outgoing: true,
@@ -132,21 +142,21 @@ impl Actor {
     }
 
     async fn mark_read(&mut self, peer: PeerId) -> Result<Reply, Problem> {
-        let ids = self.store.run(move |db| store::messages::mark_read(db, &peer)).await?;
+        let ids = self
+            .store
+            .run(move |db| store::messages::mark_read(db, &peer))
+            .await?;
         if !ids.is_empty() && self.standing(&peer) == Standing::Accepted {
             self.chat(peer, chat::Input::Reads(ids)).await;
         }
         Ok(Reply::Done)
     }
 
-    async fn send(
-        &mut self,
-        face: u64,
-        peer: PeerId,
-        paths: Vec<PathBuf>,
-    ) -> Result<i64, Problem> {
+    async fn send(&mut self, face: u64, peer: PeerId, paths: Vec<PathBuf>) -> Result<i64, Problem> {
         if paths.is_empty() || paths.len() > MAX_PATHS {
-            return Err(Problem::usage(format!("1 to {MAX_PATHS} paths can be sent at once")));
+            return Err(Problem::usage(format!(
+                "1 to {MAX_PATHS} paths can be sent at once"
+            )));
         }
         if self.transfers.iter().count() >= MAX_RUNNING {
             return Err(Problem::failure("too many transfers run").with_next("wait for one to end"));
@@ -168,7 +178,10 @@ impl Actor {
             folder: None,
         };
         let begun = record.clone();
-        let number = self.store.run(move |db| store::transfers::begin(db, &begun)).await?;
+        let number = self
+            .store
+            .run(move |db| store::transfers::begin(db, &begun))
+            .await?;
         record.number = number;
         let cancel = Cancel::new();
         let task = self.transfers.add(Running {
@@ -186,12 +199,16 @@ impl Actor {
             inbox: self.inputs.clone(),
             cancel,
         };
-        self.tasks.spawn(transfers::run_send(context, record, connection, paths));
+        self.tasks
+            .spawn(transfers::run_send(context, record, connection, paths));
         Ok(number)
     }
 }
 
 fn first_name(paths: &[PathBuf]) -> String {
     let name = paths.first().and_then(|path| path.file_name());
-    name.map_or_else(|| "files".to_owned(), |name| name.to_string_lossy().into_owned())
+    name.map_or_else(
+        || "files".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }

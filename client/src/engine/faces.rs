@@ -26,7 +26,13 @@ impl Faces {
     /// Takes a face in; gives its number.
     pub(super) fn add(&mut self, events: mpsc::Sender<Event>) -> u64 {
         self.last += 1;
-        self.all.insert(self.last, FaceState { events, policy: None });
+        self.all.insert(
+            self.last,
+            FaceState {
+                events,
+                policy: None,
+            },
+        );
         self.last
     }
 
@@ -40,9 +46,15 @@ impl Faces {
 
     /// Makes `face` the one that decides on offers.
     pub(super) fn set_policy(&mut self, face: u64, policy: Policy) -> Result<(), Problem> {
-        if self.all.iter().any(|(number, state)| *number != face && state.policy.is_some()) {
-            return Err(Problem::failure("another landline command with this data folder already receives")
-                .with_next("end that one first"));
+        if self
+            .all
+            .iter()
+            .any(|(number, state)| *number != face && state.policy.is_some())
+        {
+            return Err(Problem::failure(
+                "another landline command with this data folder already receives",
+            )
+            .with_next("end that one first"));
         }
         if let Some(state) = self.all.get_mut(&face) {
             state.policy = Some(policy);
@@ -52,7 +64,9 @@ impl Faces {
 
     /// The face that decides on offers, and how.
     pub(super) fn policy(&self) -> Option<(u64, &Policy)> {
-        self.all.iter().find_map(|(face, state)| Some((*face, state.policy.as_ref()?)))
+        self.all
+            .iter()
+            .find_map(|(face, state)| Some((*face, state.policy.as_ref()?)))
     }
 
     /// Tells everybody.
@@ -73,7 +87,11 @@ impl Faces {
 fn tell(state: &FaceState, event: Event) -> bool {
     let repeats = matches!(
         event,
-        Event::Peer { .. } | Event::Transfer { step: TransferStep::Bytes { .. }, .. }
+        Event::Peer { .. }
+            | Event::Transfer {
+                step: TransferStep::Bytes { .. },
+                ..
+            }
     );
     if repeats && state.events.capacity() < MAX_EVENTS / 2 {
         return true;
@@ -111,7 +129,12 @@ mod tests {
             elapsed_millis: 0,
             path: p2p_net::PathKind::None,
         };
-        Event::Transfer { number: 1, peer: PeerId::from_bytes([1; 32]), outgoing: true, step }
+        Event::Transfer {
+            number: 1,
+            peer: PeerId::from_bytes([1; 32]),
+            outgoing: true,
+            step,
+        }
     }
 
     #[test]
@@ -126,7 +149,11 @@ mod tests {
         while faces.len() == 1 {
             faces.tell_all(&important(1));
         }
-        assert_eq!(heard.len(), MAX_EVENTS, "everything that was taken can still be read");
+        assert_eq!(
+            heard.len(),
+            MAX_EVENTS,
+            "everything that was taken can still be read"
+        );
         while heard.try_recv().is_ok() {}
         assert!(heard.is_closed());
     }
@@ -134,14 +161,20 @@ mod tests {
     #[test]
     fn one_face_decides_on_offers() {
         let mut faces = Faces::default();
-        let policy = Policy { accept: Accept::All, into: PathBuf::from("/"), overwrite: false };
+        let policy = Policy {
+            accept: Accept::All,
+            into: PathBuf::from("/"),
+            overwrite: false,
+        };
         let [(one, _heard), (other, _heard_too)] = [(); 2].map(|()| {
             let (events, heard) = mpsc::channel(MAX_EVENTS);
             (faces.add(events), heard)
         });
         faces.set_policy(one, policy.clone()).expect("the first");
         assert!(faces.set_policy(other, policy.clone()).is_err());
-        faces.set_policy(one, policy.clone()).expect("changes its own");
+        faces
+            .set_policy(one, policy.clone())
+            .expect("changes its own");
         faces.remove(one);
         faces.set_policy(other, policy).expect("free again");
         assert_eq!(faces.policy().map(|(face, _)| face), Some(other));

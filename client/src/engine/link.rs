@@ -55,18 +55,37 @@ impl Link {
         let (chat, frames) = mpsc::channel(MAX_FRAMES);
         let (checks, wanted) = mpsc::channel(1);
         let router = LaneRouter::new();
-        let port = Port { peer: conn.peer(), number, inbox: inbox.clone() };
+        let port = Port {
+            peer: conn.peer(),
+            number,
+            inbox: inbox.clone(),
+        };
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(conn.clone(), port.clone(), hello, router.clone(), wanted));
+        tasks.spawn(serve(
+            conn.clone(),
+            port.clone(),
+            hello,
+            router.clone(),
+            wanted,
+        ));
         tasks.spawn(write_chat(conn.clone(), frames));
         tasks.spawn(watch_path(conn.clone(), port));
-        Self { conn, number, router, ready: false, chat, checks, _tasks: tasks }
+        Self {
+            conn,
+            number,
+            router,
+            ready: false,
+            chat,
+            checks,
+            _tasks: tasks,
+        }
     }
 
     /// Sends a frame; a peer that lets too many pile up is let go, and gets them again later.
     pub(super) fn send(&self, frame: ChatFrame) {
         if self.chat.try_send(frame).is_err() {
-            self.conn.close(close_code::UNRESPONSIVE, "too much is waiting to be read");
+            self.conn
+                .close(close_code::UNRESPONSIVE, "too much is waiting to be read");
         }
     }
 
@@ -169,7 +188,9 @@ async fn converse(
 async fn write(send: &mut SendStream, frame: &ControlFrame) -> Result<(), String> {
     let bytes = frame.encode().map_err(|error| error.to_string())?;
     let _ = send.set_priority(PRIORITY);
-    send.write_all(&bytes).await.map_err(|error| error.to_string())
+    send.write_all(&bytes)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// Cuts a stream into frames.
@@ -180,16 +201,27 @@ struct FrameReader {
 
 impl FrameReader {
     fn new(recv: RecvStream) -> Self {
-        Self { recv, decoder: FrameDecoder::default() }
+        Self {
+            recv,
+            decoder: FrameDecoder::default(),
+        }
     }
 
     /// The next frame, `None` at the end. Cancel safe: what was read stays in the decoder.
     async fn next(&mut self) -> Result<Option<Frame>, String> {
         loop {
-            if let Some(frame) = self.decoder.next_frame().map_err(|error| error.to_string())? {
+            if let Some(frame) = self
+                .decoder
+                .next_frame()
+                .map_err(|error| error.to_string())?
+            {
                 return Ok(Some(frame));
             }
-            let chunk = self.recv.read_chunk(READ_LEN, true).await.map_err(|e| e.to_string())?;
+            let chunk = self
+                .recv
+                .read_chunk(READ_LEN, true)
+                .await
+                .map_err(|e| e.to_string())?;
             match chunk {
                 Some(chunk) => self.decoder.push(&chunk.bytes),
                 None => return Ok(None),
@@ -206,11 +238,18 @@ struct Control {
 
 impl Control {
     fn new(send: SendStream, recv: RecvStream) -> Self {
-        Self { send, frames: FrameReader::new(recv) }
+        Self {
+            send,
+            frames: FrameReader::new(recv),
+        }
     }
 
     async fn hello(&mut self) -> Result<Hello, String> {
-        let frame = self.frames.next().await?.ok_or("the control stream ended without hello")?;
+        let frame = self
+            .frames
+            .next()
+            .await?
+            .ok_or("the control stream ended without hello")?;
         match ControlFrame::decode(&frame) {
             Ok(Some(ControlFrame::Hello(hello))) => Ok(hello),
             Ok(_) => Err("the first message is not hello".to_owned()),
@@ -271,7 +310,11 @@ struct Doubt {
 
 impl Doubt {
     fn new(conn: &Connection) -> Self {
-        Self { deadline: Instant::now() + PONG_LIMIT, received: received(conn), extensions: 0 }
+        Self {
+            deadline: Instant::now() + PONG_LIMIT,
+            received: received(conn),
+            extensions: 0,
+        }
     }
 
     /// At the deadline: whether the other side is gone. While bytes come, the pong may be behind them.
@@ -327,7 +370,10 @@ async fn take_streams(conn: &Connection, port: &Port, router: LaneRouter) -> Str
 
 async fn kind_of(recv: &mut RecvStream) -> Option<u8> {
     let mut kind = [0u8];
-    timeout(KIND_LIMIT, recv.read_exact(&mut kind)).await.ok()?.ok()?;
+    timeout(KIND_LIMIT, recv.read_exact(&mut kind))
+        .await
+        .ok()?
+        .ok()?;
     Some(kind[0])
 }
 
@@ -358,7 +404,9 @@ async fn take_lane(mut recv: RecvStream, router: LaneRouter) {
 async fn read_chat(recv: RecvStream, port: &Port) {
     let mut frames = FrameReader::new(recv);
     loop {
-        let Ok(Some(frame)) = frames.next().await else { return };
+        let Ok(Some(frame)) = frames.next().await else {
+            return;
+        };
         match wire::ChatFrame::decode(&frame) {
             Ok(Some(frame)) => port.tell(LinkEvent::Chat(frame)).await,
             Ok(None) => {}
@@ -379,7 +427,9 @@ async fn write_chat(conn: Connection, mut frames: mpsc::Receiver<ChatFrame>) {
         let send = match &mut stream {
             Some(send) => send,
             None => {
-                let Ok((mut send, _)) = conn.open().await else { return };
+                let Ok((mut send, _)) = conn.open().await else {
+                    return;
+                };
                 let _ = send.set_priority(PRIORITY);
                 if send.write_all(&[stream_kind::CHAT]).await.is_err() {
                     return;

@@ -46,7 +46,12 @@ fn choose(accept: Option<Accept>, standing: Standing) -> Choice {
 }
 
 fn refused(reason: &str) -> Verdict {
-    Verdict { decision: Decision::Reject { reason: reason.to_owned() }, record: None }
+    Verdict {
+        decision: Decision::Reject {
+            reason: reason.to_owned(),
+        },
+        record: None,
+    }
 }
 
 impl Actor {
@@ -66,12 +71,24 @@ impl Actor {
         };
         let (conn, router) = (link.conn.clone(), link.router.clone());
         let cancel = Cancel::new();
-        let running =
-            Running { peer, outgoing: false, face: None, number: None, cancel: cancel.clone() };
+        let running = Running {
+            peer,
+            outgoing: false,
+            face: None,
+            number: None,
+            cancel: cancel.clone(),
+        };
         let task = self.transfers.add(running);
         let (store, inbox) = (self.store.clone(), self.inputs.clone());
-        let context = Context { task, peer, store, inbox, cancel };
-        self.tasks.spawn(transfers::run_receive(context, conn, send, recv, router));
+        let context = Context {
+            task,
+            peer,
+            store,
+            inbox,
+            cancel,
+        };
+        self.tasks
+            .spawn(transfers::run_receive(context, conn, send, recv, router));
     }
 
     /// The offer itself is there.
@@ -82,8 +99,14 @@ impl Actor {
         offer: Offer,
         decide: oneshot::Sender<Verdict>,
     ) {
-        let policy = self.faces.policy().map(|(face, policy)| (face, policy.clone()));
-        let choice = choose(policy.as_ref().map(|(_, policy)| policy.accept), self.standing(&peer));
+        let policy = self
+            .faces
+            .policy()
+            .map(|(face, policy)| (face, policy.clone()));
+        let choice = choose(
+            policy.as_ref().map(|(_, policy)| policy.accept),
+            self.standing(&peer),
+        );
         let (face, policy) = match (choice, policy) {
             (Choice::Refuse(reason), _) => {
                 let _ = decide.send(refused(reason));
@@ -96,13 +119,32 @@ impl Actor {
                     state.accepted_for_now = true;
                     self.endpoint.set_accepted(peer, true);
                 }
-                let waiting = Waiting { peer, face, policy, offer, decide };
+                let waiting = Waiting {
+                    peer,
+                    face,
+                    policy,
+                    offer,
+                    decide,
+                };
                 return self.take(task, waiting).await;
             }
             (Choice::Ask, Some(asks)) => asks,
         };
-        let event = Event::Offer { offer: task, from: self.view(&peer), content: offer.clone() };
-        self.offers.insert(task, Waiting { peer, face, policy, offer, decide });
+        let event = Event::Offer {
+            offer: task,
+            from: self.view(&peer),
+            content: offer.clone(),
+        };
+        self.offers.insert(
+            task,
+            Waiting {
+                peer,
+                face,
+                policy,
+                offer,
+                decide,
+            },
+        );
         self.faces.tell(face, event);
     }
 
@@ -113,7 +155,10 @@ impl Actor {
         task: u64,
         accept: bool,
     ) -> Result<(), Problem> {
-        let is_theirs = self.offers.get(&task).is_some_and(|waiting| waiting.face == face);
+        let is_theirs = self
+            .offers
+            .get(&task)
+            .is_some_and(|waiting| waiting.face == face);
         let Some(waiting) = self.offers.remove(&task).filter(|_| is_theirs) else {
             return Err(Problem::new(Exit::Failure, "this offer is no longer there"));
         };
@@ -127,7 +172,13 @@ impl Actor {
     }
 
     async fn take(&mut self, task: u64, waiting: Waiting) {
-        let Waiting { peer, face, policy, offer, decide } = waiting;
+        let Waiting {
+            peer,
+            face,
+            policy,
+            offer,
+            decide,
+        } = waiting;
         let mut record = TransferRecord {
             number: 0,
             transfer: offer.transfer.to_string(),
@@ -144,7 +195,10 @@ impl Actor {
             folder: Some(policy.into.to_string_lossy().into_owned()),
         };
         let begun = record.clone();
-        let begun = self.store.run(move |db| store::transfers::begin(db, &begun)).await;
+        let begun = self
+            .store
+            .run(move |db| store::transfers::begin(db, &begun))
+            .await;
         let Some(number) = note(begun, "a transfer") else {
             let _ = decide.send(refused("the receiver cannot store anything"));
             return;
@@ -154,16 +208,22 @@ impl Actor {
             running.number = Some(number);
             running.face = Some(face);
         }
-        let Policy { into, overwrite, .. } = policy;
+        let Policy {
+            into, overwrite, ..
+        } = policy;
         let decision = Decision::Accept { into, overwrite };
-        let _ = decide.send(Verdict { decision, record: Some(record) });
+        let _ = decide.send(Verdict {
+            decision,
+            record: Some(record),
+        });
     }
 
     /// The task of a transfer ended; an offer that nobody answered is gone with it.
     pub(super) fn on_transfer_task(&mut self, task: u64) {
         self.transfers.remove(task);
         if let Some(waiting) = self.offers.remove(&task) {
-            self.faces.tell(waiting.face, Event::OfferGone { offer: task });
+            self.faces
+                .tell(waiting.face, Event::OfferGone { offer: task });
         }
     }
 
@@ -171,7 +231,9 @@ impl Actor {
     pub(super) fn refuse_offers_of(&mut self, face: u64) {
         let theirs = self.offers.extract_if(|_, waiting| waiting.face == face);
         for (_, waiting) in theirs {
-            let _ = waiting.decide.send(refused("nobody receives files there any more"));
+            let _ = waiting
+                .decide
+                .send(refused("nobody receives files there any more"));
         }
     }
 }
@@ -185,10 +247,19 @@ mod tests {
         use Standing::{Accepted, Blocked, Stranger};
         for standing in [Stranger, Accepted, Blocked] {
             assert!(matches!(choose(None, standing), Choice::Refuse(_)));
-            assert!(matches!(choose(Some(Accept::None), standing), Choice::Refuse(_)));
+            assert!(matches!(
+                choose(Some(Accept::None), standing),
+                Choice::Refuse(_)
+            ));
         }
-        assert!(matches!(choose(Some(Accept::All), Blocked), Choice::Refuse(_)));
-        assert!(matches!(choose(Some(Accept::Contacts), Stranger), Choice::Refuse(_)));
+        assert!(matches!(
+            choose(Some(Accept::All), Blocked),
+            Choice::Refuse(_)
+        ));
+        assert!(matches!(
+            choose(Some(Accept::Contacts), Stranger),
+            Choice::Refuse(_)
+        ));
         assert_eq!(choose(Some(Accept::Contacts), Accepted), Choice::Take);
         assert_eq!(choose(Some(Accept::All), Stranger), Choice::Take);
         assert_eq!(choose(Some(Accept::Ask), Accepted), Choice::Ask);

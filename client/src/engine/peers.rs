@@ -47,7 +47,9 @@ impl PeerState {
 
     /// The connection, if it is usable.
     pub(super) fn ready_link(&self) -> Option<&Link> {
-        self.link.as_ref().filter(|link| link.ready && !link.conn.is_closed())
+        self.link
+            .as_ref()
+            .filter(|link| link.ready && !link.conn.is_closed())
     }
 
     /// Waits for a connection, or has it at once.

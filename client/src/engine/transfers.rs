@@ -79,8 +79,15 @@ impl Transfers {
 
     /// Whether another offer of `peer` may be looked at.
     pub(super) fn has_room_for(&self, peer: &PeerId, is_contact: bool) -> bool {
-        let limit = if is_contact { MAX_PER_CONTACT } else { MAX_PER_STRANGER };
-        let theirs = self.iter().filter(|r| !r.outgoing && r.peer == *peer).count();
+        let limit = if is_contact {
+            MAX_PER_CONTACT
+        } else {
+            MAX_PER_STRANGER
+        };
+        let theirs = self
+            .iter()
+            .filter(|r| !r.outgoing && r.peer == *peer)
+            .count();
         theirs < limit && self.all.len() < MAX_RUNNING
     }
 }
@@ -141,7 +148,14 @@ pub(super) async fn run_receive(
     let decide = async move |offer: &Offer| {
         let (decide, verdict) = oneshot::channel();
         let offer = offer.clone();
-        let _ = inbox.send(Input::Offered { task, peer, offer, decide }).await;
+        let _ = inbox
+            .send(Input::Offered {
+                task,
+                peer,
+                offer,
+                decide,
+            })
+            .await;
         match verdict.await {
             Ok(verdict) => {
                 if let Some(record) = verdict.record {
@@ -149,12 +163,13 @@ pub(super) async fn run_receive(
                 }
                 verdict.decision
             }
-            Err(_) => Decision::Reject { reason: "the receiver's program ended".to_owned() },
+            Err(_) => Decision::Reject {
+                reason: "the receiver's program ended".to_owned(),
+            },
         }
     };
     let (events, progress) = mpsc::channel(MAX_PROGRESS);
-    let receiving =
-        transfer::receive(send, recv, &router, decide, events, context.cancel.clone());
+    let receiving = transfer::receive(send, recv, &router, decide, events, context.cancel.clone());
     let following = async {
         // Without a record it was not taken: nothing is told of it.
         let Some(mut record) = told_record.recv().await else {
@@ -186,14 +201,21 @@ impl Context {
     ) {
         let mut files = Vec::new();
         if !record.outgoing {
-            self.tell(record, TransferStep::Started { label: record.label.clone() }).await;
+            self.tell(
+                record,
+                TransferStep::Started {
+                    label: record.label.clone(),
+                },
+            )
+            .await;
         }
         while let Some(event) = progress.recv().await {
             match event {
                 Progress::Offered(offer) if record.outgoing => {
                     record.transfer = offer.transfer.to_string();
                     record.label.clone_from(&offer.label);
-                    self.tell(record, TransferStep::Started { label: offer.label }).await;
+                    self.tell(record, TransferStep::Started { label: offer.label })
+                        .await;
                 }
                 Progress::Accepted => self.tell(record, TransferStep::Accepted).await,
                 Progress::Phase(phase) => self.tell(record, TransferStep::Phase { phase }).await,
@@ -203,7 +225,13 @@ impl Context {
                         self.keep(record.number, std::mem::take(&mut files)).await;
                     }
                 }
-                Progress::Bytes { done, total, files_done, files_total, elapsed_millis } => {
+                Progress::Bytes {
+                    done,
+                    total,
+                    files_done,
+                    files_total,
+                    elapsed_millis,
+                } => {
                     let path = conn.map_or(PathKind::None, |conn| conn.path().borrow().kind);
                     let step = TransferStep::Bytes {
                         done,
@@ -223,14 +251,25 @@ impl Context {
 
     async fn tell(&self, record: &TransferRecord, step: TransferStep) {
         let (number, peer, outgoing) = (record.number, self.peer, record.outgoing);
-        let _ = self.inbox.send(Input::Transfer { number, peer, outgoing, step }).await;
+        let _ = self
+            .inbox
+            .send(Input::Transfer {
+                number,
+                peer,
+                outgoing,
+                step,
+            })
+            .await;
     }
 
     async fn keep(&self, number: i64, files: Vec<FileRecord>) {
         if files.is_empty() {
             return;
         }
-        let kept = self.store.run(move |db| store::transfers::add_files(db, number, &files)).await;
+        let kept = self
+            .store
+            .run(move |db| store::transfers::add_files(db, number, &files))
+            .await;
         if let Err(error) = kept {
             warn!(%error, "the files of a transfer are not stored");
         }
@@ -238,13 +277,22 @@ impl Context {
 
     async fn end(self, record: TransferRecord, problem: Option<Problem>) {
         let stored = record.clone();
-        let updated = self.store.run(move |db| store::transfers::update(db, &stored)).await;
+        let updated = self
+            .store
+            .run(move |db| store::transfers::update(db, &stored))
+            .await;
         if let Err(error) = updated {
             warn!(%error, "the end of a transfer is not stored");
         }
-        let ended = TransferStep::Ended { record: Box::new(record.clone()), problem };
+        let ended = TransferStep::Ended {
+            record: Box::new(record.clone()),
+            problem,
+        };
         self.tell(&record, ended).await;
-        let _ = self.inbox.send(Input::TransferTask { task: self.task }).await;
+        let _ = self
+            .inbox
+            .send(Input::TransferTask { task: self.task })
+            .await;
     }
 }
 
@@ -287,19 +335,28 @@ fn settle(
         Err(error) => {
             let what = error_chain(&error);
             match error {
-                TransferError::Rejected { .. } => ("refused", Some(Problem::new(Exit::Refused, what))),
-                TransferError::Declined { .. } => ("declined", Some(Problem::new(Exit::Refused, what))),
+                TransferError::Rejected { .. } => {
+                    ("refused", Some(Problem::new(Exit::Refused, what)))
+                }
+                TransferError::Declined { .. } => {
+                    ("declined", Some(Problem::new(Exit::Refused, what)))
+                }
                 TransferError::CancelledByUs { .. } => ("cancelled", Some(Problem::failure(what))),
                 TransferError::CancelledByPeer { .. } => {
                     ("cancelled", Some(Problem::new(Exit::Refused, what)))
                 }
                 TransferError::ConnectionLost(_) => (
                     "interrupted",
-                    Some(Problem::unreachable(what).with_next("nothing half is left; send it again")),
+                    Some(
+                        Problem::unreachable(what).with_next("nothing half is left; send it again"),
+                    ),
                 ),
                 TransferError::VerificationFailed { report } => {
                     fill(record, &report);
-                    ("failed", Some(Problem::unverified(what).with_next("send it again")))
+                    (
+                        "failed",
+                        Some(Problem::unverified(what).with_next("send it again")),
+                    )
                 }
                 _ => ("failed", Some(Problem::failure(what))),
             }
@@ -344,10 +401,26 @@ mod tests {
     fn failures_have_the_documented_exit_codes() {
         let reason = || "because".to_owned();
         let cases = [
-            (TransferError::Rejected { reason: reason() }, Exit::Refused, "refused"),
-            (TransferError::CancelledByUs { reason: reason() }, Exit::Failure, "cancelled"),
-            (TransferError::CancelledByPeer { reason: reason() }, Exit::Refused, "cancelled"),
-            (TransferError::ConnectionLost(reason()), Exit::Unreachable, "interrupted"),
+            (
+                TransferError::Rejected { reason: reason() },
+                Exit::Refused,
+                "refused",
+            ),
+            (
+                TransferError::CancelledByUs { reason: reason() },
+                Exit::Failure,
+                "cancelled",
+            ),
+            (
+                TransferError::CancelledByPeer { reason: reason() },
+                Exit::Refused,
+                "cancelled",
+            ),
+            (
+                TransferError::ConnectionLost(reason()),
+                Exit::Unreachable,
+                "interrupted",
+            ),
             (TransferError::NothingToSend, Exit::Failure, "failed"),
         ];
         for (error, exit, outcome) in cases {
@@ -366,7 +439,13 @@ mod tests {
         for _ in 0..MAX_PER_CONTACT {
             assert!(transfers.has_room_for(&peer, true));
             let cancel = Cancel::new();
-            transfers.add(Running { peer, outgoing: false, face: None, number: None, cancel });
+            transfers.add(Running {
+                peer,
+                outgoing: false,
+                face: None,
+                number: None,
+                cancel,
+            });
         }
         assert!(!transfers.has_room_for(&peer, true));
         assert!(!transfers.has_room_for(&peer, false));

@@ -38,8 +38,13 @@ impl RelayFacts {
                 view.problem = Some(self.explain(error));
             }
         }
-        if let RelayState::Failed(error) | RelayState::Connecting { last_error: Some(error) } = state
-            && let AcceptError::UnknownKey { presented: Some(key) } = error
+        if let RelayState::Failed(error)
+        | RelayState::Connecting {
+            last_error: Some(error),
+        } = state
+            && let AcceptError::UnknownKey {
+                presented: Some(key),
+            } = error
         {
             view.unknown_key = Some(key.to_string());
         }
@@ -57,10 +62,24 @@ impl RelayFacts {
         })
     }
 
+    /// Why a peer was not reached, for people.
+    pub(super) fn explain_connect(&self, label: &str, error: &ConnectError) -> Problem {
+        match error {
+            ConnectError::RelayUnreachable(why) => Problem::unreachable(format!(
+                "the relay at {} cannot be reached: {}",
+                self.place(),
+                self.without_address(why)
+            )),
+            other => explain_connect(label, other),
+        }
+    }
+
     /// The library's words, without the address that our own sentence has already.
     fn without_address(&self, text: &str) -> String {
         match &self.address {
-            Some(address) => text.replace(&address.redacted(), "it").replace(&self.place(), "it"),
+            Some(address) => text
+                .replace(&address.redacted(), "it")
+                .replace(&self.place(), "it"),
             None => text.to_owned(),
         }
     }
@@ -127,16 +146,13 @@ pub(super) fn peer_view(
     }
 }
 
-/// Why a peer was not reached, for people.
-pub(super) fn explain_connect(label: &str, error: &ConnectError) -> Problem {
+/// The same, where the relay is not to blame.
+fn explain_connect(label: &str, error: &ConnectError) -> Problem {
     match error {
         ConnectError::NotOnline(_) => Problem::unreachable(format!("{label} is not online"))
             .with_next("messages are stored and go out when the peer is there; files need both at one time"),
         ConnectError::TimedOut(_) => Problem::unreachable(format!("{label} does not answer"))
             .with_next("try again in a moment; `landline peers` shows who is there"),
-        ConnectError::RelayUnreachable(why) => {
-            Problem::unreachable(format!("the relay cannot be reached: {why}"))
-        }
         ConnectError::Refused(why) => {
             Problem::new(crate::Exit::Refused, format!("the relay refuses a line to {label}: {why}"))
         }
@@ -164,7 +180,10 @@ mod tests {
             fingerprint: None,
             token: Some("abcdefghijklmnop234567".parse().expect("a token")),
         };
-        let facts = RelayFacts { address: Some(address), key_remembered: true };
+        let facts = RelayFacts {
+            address: Some(address),
+            key_remembered: true,
+        };
         let presented = Some(Fingerprint([1; 32]));
         let view = facts.view(&RelayState::Failed(AcceptError::WrongKey { presented }));
         let problem = view.problem.expect("a problem");
@@ -175,15 +194,27 @@ mod tests {
         assert!(!format!("{problem}{:?}", view.address).contains("abcdefghijklmnop"));
         let view = facts.view(&RelayState::Failed(AcceptError::UnknownKey { presented }));
         assert_eq!(view.unknown_key, Some(Fingerprint([1; 32]).to_string()));
-        assert!(view.problem.expect("a problem").to_string().contains("landline relay set"));
+        assert!(
+            view.problem
+                .expect("a problem")
+                .to_string()
+                .contains("landline relay set")
+        );
     }
 
     #[test]
     fn unreachable_peers_have_their_own_exit_code() {
         let id = PeerId::from_bytes([1; 32]);
-        for error in [ConnectError::NotOnline(id), ConnectError::TimedOut(id), ConnectError::Closed] {
+        for error in [
+            ConnectError::NotOnline(id),
+            ConnectError::TimedOut(id),
+            ConnectError::Closed,
+        ] {
             assert_eq!(explain_connect("Ann", &error).exit, Exit::Unreachable);
         }
-        assert_eq!(explain_connect("Ann", &ConnectError::WrongPeer(id)).exit, Exit::Unverified);
+        assert_eq!(
+            explain_connect("Ann", &ConnectError::WrongPeer(id)).exit,
+            Exit::Unverified
+        );
     }
 }

@@ -16,7 +16,8 @@ const COLUMNS: &str = "id, name, claimed_name, standing, verified, added_at_mill
 /// # Errors
 /// Those of SQLite, here and below.
 pub fn all(db: &Connection) -> Result<Vec<Contact>, rusqlite::Error> {
-    let sql = format!("SELECT {COLUMNS} FROM contacts ORDER BY name IS NULL, name_key, added_at_millis");
+    let sql =
+        format!("SELECT {COLUMNS} FROM contacts ORDER BY name IS NULL, name_key, added_at_millis");
     db.prepare_cached(&sql)?.query_map([], from_row)?.collect()
 }
 
@@ -26,7 +27,9 @@ pub fn all(db: &Connection) -> Result<Vec<Contact>, rusqlite::Error> {
 /// As above.
 pub fn find(db: &Connection, id: &PeerId) -> Result<Option<Contact>, rusqlite::Error> {
     let sql = format!("SELECT {COLUMNS} FROM contacts WHERE id = ?1");
-    db.prepare_cached(&sql)?.query_row([id.as_bytes()], from_row).optional()
+    db.prepare_cached(&sql)?
+        .query_row([id.as_bytes()], from_row)
+        .optional()
 }
 
 /// Makes `id` an accepted contact, whatever it was before except blocked, and gives what is stored then.
@@ -76,7 +79,8 @@ pub fn rename(db: &Connection, id: &PeerId, name: &str) -> Result<(), rusqlite::
 /// # Errors
 /// As above.
 pub fn set_verified(db: &Connection, id: &PeerId) -> Result<(), rusqlite::Error> {
-    db.prepare_cached("UPDATE contacts SET verified = 1 WHERE id = ?1")?.execute([id.as_bytes()])?;
+    db.prepare_cached("UPDATE contacts SET verified = 1 WHERE id = ?1")?
+        .execute([id.as_bytes()])?;
     Ok(())
 }
 
@@ -118,8 +122,10 @@ pub fn note_stranger(
         .query_map([MAX_STRANGERS], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     for id in surplus {
-        db.prepare_cached("DELETE FROM messages WHERE peer = ?1")?.execute([&id])?;
-        db.prepare_cached("DELETE FROM contacts WHERE id = ?1")?.execute([&id])?;
+        db.prepare_cached("DELETE FROM messages WHERE peer = ?1")?
+            .execute([&id])?;
+        db.prepare_cached("DELETE FROM contacts WHERE id = ?1")?
+            .execute([&id])?;
     }
     Ok(())
 }
@@ -129,7 +135,10 @@ pub fn note_stranger(
 /// # Errors
 /// As above.
 pub fn remove(db: &Connection, id: &PeerId) -> Result<bool, rusqlite::Error> {
-    Ok(db.prepare_cached("DELETE FROM contacts WHERE id = ?1")?.execute([id.as_bytes()])? > 0)
+    Ok(db
+        .prepare_cached("DELETE FROM contacts WHERE id = ?1")?
+        .execute([id.as_bytes()])?
+        > 0)
 }
 
 fn from_row(row: &Row<'_>) -> Result<Contact, rusqlite::Error> {
@@ -162,15 +171,30 @@ mod tests {
     fn accepting_keeps_what_is_known_and_never_unblocks() {
         let db = in_memory();
         note_stranger(&db, &id(1), "Eve", 1).expect("stored");
-        assert_eq!(find(&db, &id(1)).expect("read").expect("there").standing, Standing::Stranger);
+        assert_eq!(
+            find(&db, &id(1)).expect("read").expect("there").standing,
+            Standing::Stranger
+        );
         let contact = accept(&db, &id(1), 2).expect("stored");
         assert_eq!(contact.claimed_name.as_deref(), Some("Eve"));
-        assert_eq!((contact.standing, contact.added_at_millis), (Standing::Accepted, 1));
+        assert_eq!(
+            (contact.standing, contact.added_at_millis),
+            (Standing::Accepted, 1)
+        );
         set_blocked(&db, &id(1), true, 3).expect("stored");
-        assert_eq!(accept(&db, &id(1), 4).expect("stored").standing, Standing::Blocked);
+        assert_eq!(
+            accept(&db, &id(1), 4).expect("stored").standing,
+            Standing::Blocked
+        );
         note_stranger(&db, &id(1), "Mallory", 5).expect("stored");
-        assert_eq!(find(&db, &id(1)).expect("read").expect("there").standing, Standing::Blocked);
-        assert_eq!(set_blocked(&db, &id(1), false, 6).expect("stored").standing, Standing::Accepted);
+        assert_eq!(
+            find(&db, &id(1)).expect("read").expect("there").standing,
+            Standing::Blocked
+        );
+        assert_eq!(
+            set_blocked(&db, &id(1), false, 6).expect("stored").standing,
+            Standing::Accepted
+        );
     }
 
     #[test]
@@ -185,8 +209,14 @@ mod tests {
         rename(&db, &id(2), "ANN").expect("free again");
         set_verified(&db, &id(2)).expect("stored");
         let all = all(&db).expect("read");
-        assert_eq!(all.iter().map(|c| c.label()).collect::<Vec<_>>(), ["ANN", "Anna"]);
-        assert_eq!(all.iter().map(|c| c.verified).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(
+            all.iter().map(|c| c.label()).collect::<Vec<_>>(),
+            ["ANN", "Anna"]
+        );
+        assert_eq!(
+            all.iter().map(|c| c.verified).collect::<Vec<_>>(),
+            [true, false]
+        );
         assert!(remove(&db, &id(1)).expect("removed"));
         assert!(!remove(&db, &id(1)).expect("nothing left"));
     }
@@ -201,7 +231,10 @@ mod tests {
         let all = all(&db).expect("read");
         assert_eq!(all.len(), MAX_STRANGERS as usize + 1);
         assert!(find(&db, &id(0)).expect("read").is_some());
-        assert!(find(&db, &id(3)).expect("read").is_none(), "the oldest went");
+        assert!(
+            find(&db, &id(3)).expect("read").is_none(),
+            "the oldest went"
+        );
         assert!(find(&db, &id(4)).expect("read").is_some());
     }
 }

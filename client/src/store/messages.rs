@@ -46,8 +46,7 @@ pub struct StoredMessage {
     pub reply_to: Option<Uuid>,
 }
 
-const COLUMNS: &str =
-    "peer, outgoing, id, text, sent_at_millis, state, reply_peer, reply_id, row";
+const COLUMNS: &str = "peer, outgoing, id, text, sent_at_millis, state, reply_peer, reply_id, row";
 
 /// Stores a message of ours in the outbox.
 ///
@@ -182,7 +181,9 @@ pub fn mark_read(db: &Connection, peer: &PeerId) -> Result<Vec<Uuid>, rusqlite::
     db.prepare_cached(
         "UPDATE messages SET state = 1 WHERE peer = ?1 AND outgoing = 0 AND state = 0 RETURNING id",
     )?
-    .query_map([peer.as_bytes()], |row| uuid_of(row.get_ref(0)?.as_blob()?, 0))?
+    .query_map([peer.as_bytes()], |row| {
+        uuid_of(row.get_ref(0)?.as_blob()?, 0)
+    })?
     .collect()
 }
 
@@ -283,8 +284,13 @@ fn set_states(
 
 /// Each word as a quoted prefix, so that nothing a person types is an operator of FTS5.
 fn search_expression(text: &str) -> String {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(|word| format!("\"{word}\"*")).collect::<Vec<_>>().join(" ")
+    let words = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty());
+    words
+        .map(|word| format!("\"{word}\"*"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn reply_of(row: &Row<'_>, column: usize) -> Result<Option<(PeerId, Uuid)>, rusqlite::Error> {
@@ -321,7 +327,12 @@ mod tests {
 
     fn message(number: u128, text: &str) -> wire::Message {
         let (id, text) = (Uuid::from_u128(number), text.to_owned());
-        wire::Message { id, text, sent_at_millis: 7, reply_to: None }
+        wire::Message {
+            id,
+            text,
+            sent_at_millis: 7,
+            reply_to: None,
+        }
     }
 
     fn peer(byte: u8) -> PeerId {
@@ -346,7 +357,12 @@ mod tests {
         assert!(!set_delivered(&db, &peer(2), Uuid::from_u128(3)).expect("not its message"));
         assert_eq!(ids(&db), [3, 2]);
         let all = [1, 2, 3].map(Uuid::from_u128);
-        assert_eq!(set_read_by_peer(&mut db, &peer(1), &all).expect("stored").len(), 3);
+        assert_eq!(
+            set_read_by_peer(&mut db, &peer(1), &all)
+                .expect("stored")
+                .len(),
+            3
+        );
         assert_eq!(ids(&db), [] as [u128; 0], "read implies delivered");
         assert!(peers_with_work(&db).expect("read").is_empty());
     }
@@ -359,8 +375,11 @@ mod tests {
         assert!(add_incoming(&db, &peer(2), &message(1, "other"), 9).expect("stored"));
         add_outgoing(&db, &peer(1), &message(1, "mine"), 9).expect("stored");
         assert_eq!(count_incoming(&db, &peer(1)).expect("read"), 1);
-        let texts: Vec<_> =
-            history(&db, None, None, 10).expect("read").into_iter().map(|m| m.text).collect();
+        let texts: Vec<_> = history(&db, None, None, 10)
+            .expect("read")
+            .into_iter()
+            .map(|m| m.text)
+            .collect();
         assert_eq!(texts, ["one", "other", "mine"]);
     }
 
@@ -382,7 +401,11 @@ mod tests {
     #[test]
     fn history_is_limited_filtered_and_searched() {
         let db = in_memory();
-        for (number, text) in [(1, "Grüße aus Köln"), (2, "see you"), (3, "kolnisch wasser")] {
+        for (number, text) in [
+            (1, "Grüße aus Köln"),
+            (2, "see you"),
+            (3, "kolnisch wasser"),
+        ] {
             add_incoming(&db, &peer(1), &message(number, text), 9).expect("stored");
         }
         add_incoming(&db, &peer(2), &message(4, "koln, too"), 9).expect("stored");
@@ -391,7 +414,11 @@ mod tests {
             found.iter().map(|message| message.id.as_u128()).collect()
         };
         assert_eq!(find(None, None, 2), [3, 4], "the newest, oldest first");
-        assert_eq!(find(Some(&peer(1)), Some("koln"), 10), [1, 3], "prefixes, accents folded");
+        assert_eq!(
+            find(Some(&peer(1)), Some("koln"), 10),
+            [1, 3],
+            "prefixes, accents folded"
+        );
         assert_eq!(find(None, Some("köln"), 10), [1, 3, 4]);
         assert_eq!(find(None, Some("you see"), 10), [2], "all words, any order");
         for odd in ["\"", "NEAR(", "a AND", "*", "text:koln OR", "-"] {

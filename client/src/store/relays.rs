@@ -40,7 +40,9 @@ pub fn confirm(
 }
 
 fn parse(text: &str) -> Option<Fingerprint> {
-    let bytes = data_encoding::BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()?;
+    let bytes = data_encoding::BASE32_NOPAD
+        .decode(text.to_ascii_uppercase().as_bytes())
+        .ok()?;
     bytes.try_into().ok().map(Fingerprint)
 }
 
@@ -58,6 +60,9 @@ mod tests {
         assert_eq!(fingerprint(&db, "relay", 443).expect("read"), Some(key));
         assert_eq!(fingerprint(&db, "relay", 444).expect("read"), None);
         confirm(&db, "relay", 443, &Fingerprint([4; 32]), 2).expect("stored");
-        assert_eq!(fingerprint(&db, "relay", 443).expect("read"), Some(Fingerprint([4; 32])));
+        assert_eq!(
+            fingerprint(&db, "relay", 443).expect("read"),
+            Some(Fingerprint([4; 32]))
+        );
     }
 }

@@ -145,7 +145,10 @@ pub fn update(db: &Connection, record: &TransferRecord) -> Result<(), rusqlite::
 /// # Errors
 /// As above.
 pub fn interrupt_running(db: &Connection) -> Result<(), rusqlite::Error> {
-    db.execute("UPDATE transfers SET outcome = ?2 WHERE outcome = ?1", [RUNNING, INTERRUPTED])?;
+    db.execute(
+        "UPDATE transfers SET outcome = ?2 WHERE outcome = ?1",
+        [RUNNING, INTERRUPTED],
+    )?;
     Ok(())
 }
 
@@ -255,12 +258,19 @@ mod tests {
         record.outcome = RUNNING.to_owned();
         let second = begin(&db, &record).expect("stored");
         let listed = list(&db, 10).expect("read");
-        assert_eq!(listed.iter().map(|r| r.number).collect::<Vec<_>>(), [second, first]);
+        assert_eq!(
+            listed.iter().map(|r| r.number).collect::<Vec<_>>(),
+            [second, first]
+        );
         record.number = second;
         assert_eq!(listed[0], record);
         interrupt_running(&db).expect("stored");
         let outcomes = |db: &Connection| -> Vec<String> {
-            list(db, 10).expect("read").into_iter().map(|record| record.outcome).collect()
+            list(db, 10)
+                .expect("read")
+                .into_iter()
+                .map(|record| record.outcome)
+                .collect()
         };
         assert_eq!(outcomes(&db), [INTERRUPTED, "verified"]);
         record.outcome = "failed".to_owned();

@@ -22,7 +22,10 @@ const MAX_LINES: usize = 10_000;
 
 /// Reads what a program says.
 fn reader<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    std::thread::Builder::new().name("reader".to_owned()).spawn(read).expect("a thread starts")
+    std::thread::Builder::new()
+        .name("reader".to_owned())
+        .spawn(read)
+        .expect("a thread starts")
 }
 
 /// Where the programs are, the relay's built if it is not there yet.
@@ -30,10 +33,22 @@ fn programs() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let landline = PathBuf::from(env!("CARGO_BIN_EXE_landline"));
-        let folder = landline.parent().expect("a program is in a folder").to_owned();
+        let folder = landline
+            .parent()
+            .expect("a program is in a folder")
+            .to_owned();
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "relay", "--bin", "landline-relay"]);
-        cargo.arg("--target-dir").arg(folder.parent().expect("a profile is in a target folder"));
+        cargo.args([
+            "build",
+            "--quiet",
+            "--package",
+            "relay",
+            "--bin",
+            "landline-relay",
+        ]);
+        cargo
+            .arg("--target-dir")
+            .arg(folder.parent().expect("a profile is in a target folder"));
         if folder.ends_with("release") {
             cargo.arg("--release");
         }
@@ -45,7 +60,10 @@ fn programs() -> &'static Path {
                 cargo.env_remove(&name);
             }
         }
-        assert!(cargo.status().expect("cargo runs").success(), "the relay does not build");
+        assert!(
+            cargo.status().expect("cargo runs").success(),
+            "the relay does not build"
+        );
         folder
     })
 }
@@ -69,8 +87,13 @@ impl Drop for Program {
 
 impl Program {
     fn start(name: &str, mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let (tell, lines) = sync_channel(MAX_LINES);
         let stdout = child.stdout.take().expect("piped");
         reader(move || {
@@ -92,7 +115,14 @@ impl Program {
             }
         });
         let input = child.stdin.take();
-        Self { name: name.to_owned(), child, input, lines, seen: Vec::new(), errors }
+        Self {
+            name: name.to_owned(),
+            child,
+            input,
+            lines,
+            seen: Vec::new(),
+            errors,
+        }
     }
 
     /// The first line from now on of which `pick` makes something.
@@ -121,7 +151,9 @@ impl Program {
 
     /// The first JSON line from now on that `pick` takes.
     pub(crate) fn wait_json(&mut self, what: &str, pick: impl Fn(&Value) -> bool) -> Value {
-        self.wait_line(what, |line| serde_json::from_str(line).ok().filter(|value| pick(value)))
+        self.wait_line(what, |line| {
+            serde_json::from_str(line).ok().filter(|value| pick(value))
+        })
     }
 
     /// Types a line.
@@ -165,7 +197,12 @@ impl Program {
             if let Some(status) = self.child.try_wait().expect("it can be asked") {
                 return status.code().unwrap_or(-1);
             }
-            assert!(Instant::now() < deadline, "{} does not end\n{}", self.name, self.report());
+            assert!(
+                Instant::now() < deadline,
+                "{} does not end\n{}",
+                self.name,
+                self.report()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -173,7 +210,11 @@ impl Program {
     fn report(&self) -> String {
         let errors = self.errors.lock().expect("nobody panics with it");
         let errors: Vec<_> = errors.iter().map(String::as_str).collect();
-        format!("output:\n{}\nerrors:\n{}", self.seen.join("\n"), errors.join("\n"))
+        format!(
+            "output:\n{}\nerrors:\n{}",
+            self.seen.join("\n"),
+            errors.join("\n")
+        )
     }
 }
 
@@ -205,7 +246,9 @@ impl Relay {
         let mut command = Command::new(programs().join("landline-relay"));
         command.arg("--data-dir").arg(&self.folder);
         command.args(["--listen", &self.listen, "--stun-port", &self.stun_port]);
-        command.env_remove("LANDLINE_TOKEN").env_remove("JOURNAL_STREAM");
+        command
+            .env_remove("LANDLINE_TOKEN")
+            .env_remove("JOURNAL_STREAM");
         let mut program = Program::start("landline-relay", command);
         let ports: Vec<String> = program.wait_line("its ports", |line| {
             let listed = line.strip_prefix("Listening on UDP ")?;
@@ -215,8 +258,9 @@ impl Relay {
         if let Some(second) = ports.get(1).and_then(|at| at.rsplit(':').next()) {
             second.clone_into(&mut self.stun_port);
         }
-        self.address =
-            program.wait_line("its address", |line| line.contains('#').then(|| line.to_owned()));
+        self.address = program.wait_line("its address", |line| {
+            line.contains('#').then(|| line.to_owned())
+        });
         self.program = Some(program);
     }
 
@@ -236,18 +280,32 @@ pub(crate) struct User {
 impl User {
     /// Somebody with a fresh identity, whose relay this is.
     pub(crate) fn new(folder: &Path, name: &'static str, relay: &Relay) -> Self {
-        let mut user =
-            Self { name, folder: folder.join(name.to_lowercase()), id: String::new() };
-        let shown = user.run(&["--relay", &relay.address, "--name", name, "--json", "id"], 0);
+        let mut user = Self {
+            name,
+            folder: folder.join(name.to_lowercase()),
+            id: String::new(),
+        };
+        let shown = user.run(
+            &["--relay", &relay.address, "--name", name, "--json", "id"],
+            0,
+        );
         let shown: Value = serde_json::from_str(shown.trim()).expect("one object");
-        shown["id"].as_str().expect("an id").clone_into(&mut user.id);
+        shown["id"]
+            .as_str()
+            .expect("an id")
+            .clone_into(&mut user.id);
         user
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(programs().join("landline"));
         command.arg("--data-dir").arg(&self.folder).args(arguments);
-        for variable in ["LANDLINE_RELAY", "LANDLINE_TOKEN", "LANDLINE_DATA_DIR", "RUST_LOG"] {
+        for variable in [
+            "LANDLINE_RELAY",
+            "LANDLINE_TOKEN",
+            "LANDLINE_DATA_DIR",
+            "RUST_LOG",
+        ] {
             command.env_remove(variable);
         }
         command
@@ -255,17 +313,25 @@ impl User {
 
     /// Starts a command.
     pub(crate) fn start(&self, arguments: &[&str]) -> Program {
-        Program::start(&format!("{} {}", self.name, arguments.join(" ")), self.command(arguments))
+        Program::start(
+            &format!("{} {}", self.name, arguments.join(" ")),
+            self.command(arguments),
+        )
     }
 
     /// Runs a command to its end, which must have the exit code `code`; gives its output.
     pub(crate) fn run(&self, arguments: &[&str], code: i32) -> String {
         let output = self.output(arguments);
-        let (text, errors) =
-            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).into();
+        let (text, errors) = [&output.stdout, &output.stderr]
+            .map(|bytes| String::from_utf8_lossy(bytes))
+            .into();
         let found = output.status.code();
         let name = self.name;
-        assert_eq!(found, Some(code), "{name} {arguments:?}\noutput:\n{text}\nerrors:\n{errors}");
+        assert_eq!(
+            found,
+            Some(code),
+            "{name} {arguments:?}\noutput:\n{text}\nerrors:\n{errors}"
+        );
         text.into_owned()
     }
 
@@ -273,13 +339,21 @@ impl User {
     pub(crate) fn fail(&self, arguments: &[&str], code: i32) -> String {
         let output = self.output(arguments);
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{} {arguments:?}\n{errors}", self.name);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{} {arguments:?}\n{errors}",
+            self.name
+        );
         errors
     }
 
     fn output(&self, arguments: &[&str]) -> Output {
         let mut command = self.command(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("landline starts");
         let [stdout, stderr] = [
             Box::new(child.stdout.take().expect("piped")) as Box<dyn Read + Send>,
@@ -305,7 +379,11 @@ impl User {
             std::thread::sleep(Duration::from_millis(10));
         };
         let [stdout, stderr] = [stdout, stderr].map(|pipe| pipe.join().expect("reads"));
-        Output { status, stdout, stderr }
+        Output {
+            status,
+            stdout,
+            stderr,
+        }
     }
 
     /// Starts `receive` and waits until it is at the relay.
@@ -345,7 +423,10 @@ pub(crate) fn text_of(event: &Value) -> Option<&str> {
 
 /// What `md5sum` says of a file.
 pub(crate) fn md5sum(path: &Path) -> String {
-    let output = Command::new("md5sum").arg(path).output().expect("md5sum is there");
+    let output = Command::new("md5sum")
+        .arg(path)
+        .output()
+        .expect("md5sum is there");
     assert!(output.status.success(), "md5sum {}", path.display());
     let text = String::from_utf8(output.stdout).expect("digests are ASCII");
     text.trim_start_matches('\\')[..32].to_owned()
