@@ -202,6 +202,11 @@ impl Link {
         outgoing.duplicate = duplicate;
     }
 
+    /// Whether packets for the peer go straight to `address` now.
+    pub(crate) fn is_direct_to(&self, address: SocketAddr) -> bool {
+        self.outgoing().route == Route::Direct(address)
+    }
+
     /// Relayed packets go through `channel` from now on.
     pub(crate) fn set_channel(&self, channel: Option<Arc<Channel>>) {
         self.outgoing().channel = channel;

@@ -110,6 +110,9 @@ pub(crate) struct Round {
     next_id: u32,
     /// Not before this goes another probe to an address that has had one.
     paced_until: Option<Instant>,
+    /// When the allowance of probes is whole again (the generic cell rate algorithm's theoretical arrival
+    /// time). It outlives rounds: whoever begins many of them gets no more probes out of us.
+    whole_at: Option<Instant>,
     last_send: Option<Instant>,
     last_answers: Duration,
     succeeded: bool,
@@ -126,7 +129,6 @@ impl Round {
     ) {
         self.pairs.clear();
         self.succeeded = false;
-        self.paced_until = None;
         // A round without candidates still waits for what the peer sends.
         self.last_send = Some(now + Timing::SENDS[Timing::SENDS.len() - 1]);
         let relayed = relay_round_trip.unwrap_or(Timing::UNKNOWN_RELAY_ROUND_TRIP);
@@ -157,6 +159,9 @@ impl Round {
 
     /// A probe that is due, counted as sent.
     pub(crate) fn send(&mut self, now: Instant, transaction: Transaction) -> Option<PairProbe> {
+        if self.allowed_at().is_some_and(|at| at > now) {
+            return None;
+        }
         let paced_until = self.paced_until;
         let is_due = |pair: &&mut Pair| pair.due_at(paced_until).is_some_and(|at| at <= now);
         // Untried ones first, in the order of their priority, then whoever waits longest.
@@ -165,6 +170,7 @@ impl Round {
         if pair.sends > 0 {
             self.paced_until = Some(now + Timing::PACE);
         }
+        self.whole_at = Some(self.whole_at.map_or(now, |at| at.max(now)) + Timing::PACE);
         pair.sends = pair.sends.saturating_add(1);
         pair.sent_at = Some(now);
         pair.outstanding.push(transaction, now);
@@ -187,10 +193,18 @@ impl Round {
 
     /// When the next probe is due.
     pub(crate) fn next_at(&self) -> Option<Instant> {
-        self.pairs
+        let due = self
+            .pairs
             .iter()
             .filter_map(|pair| pair.due_at(self.paced_until))
-            .min()
+            .min()?;
+        Some(self.allowed_at().map_or(due, |at| due.max(at)))
+    }
+
+    /// When the allowance next has room for a probe, if it has been used at all.
+    fn allowed_at(&self) -> Option<Instant> {
+        let reserve = Timing::PACE * (Timing::PROBE_BURST - 1);
+        self.whole_at?.checked_sub(reserve)
     }
 
     /// When the round is over, if no probe is left to send.
@@ -325,6 +339,23 @@ mod tests {
 
     fn at(port: u16) -> SocketAddr {
         SocketAddr::from(([203, 0, 113, 7], port))
+    }
+
+    #[test]
+    fn many_rounds_get_no_more_probes_than_the_allowance() {
+        let start = Instant::now();
+        let mut round = Round::default();
+        let mut sent = 0;
+        for step in 0..1_000 {
+            let now = start + Duration::from_millis(10) * step;
+            if step % 10 == 0 {
+                round.begin(now, &candidates(10), 1, RELAY);
+            }
+            while round.send(now, Transaction(u64::from(sent))).is_some() {
+                sent += 1;
+            }
+        }
+        assert!((200..=200 + Timing::PROBE_BURST).contains(&sent), "{sent} in 10 s");
     }
 
     fn candidates(count: u16) -> Vec<Candidate> {

@@ -115,6 +115,9 @@ impl Timing {
     ];
     /// Between two probes to candidates once each was tried: 20 a second (`connectivity.md` §5.5).
     pub(crate) const PACE: Duration = Duration::from_millis(50);
+    /// Probes that may go without a pause before [`Self::PACE`] holds for all of them, whatever rounds begin:
+    /// each candidate of one round, and as many peer-reflexive ones.
+    pub(crate) const PROBE_BURST: u32 = 20;
     /// A round waits this long for answers after its last probe, or for one and a half round trips through the
     /// relay if that is more: a direct path is seldom slower.
     pub(crate) const LAST_ANSWERS: Duration = Duration::from_millis(500);

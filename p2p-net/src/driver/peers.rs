@@ -165,7 +165,15 @@ impl Driver {
                 };
                 let mut tables = socket.tables_mut();
                 if bound {
-                    tables.bound.insert(address, state.link.clone());
+                    // An address that carries another peer's packets stays with that peer: a contact behind
+                    // the same NAT could otherwise take a neighbour's line down.
+                    let taken = tables
+                        .bound
+                        .get(&address)
+                        .is_some_and(|link| link.peer != *peer && link.is_direct_to(address));
+                    if !taken {
+                        tables.bound.insert(address, state.link.clone());
+                    }
                 } else if tables
                     .bound
                     .get(&address)

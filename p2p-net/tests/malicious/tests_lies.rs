@@ -29,14 +29,17 @@ const PROBES_PER_SECOND: usize = 20;
 /// Sessions in ten seconds that one peer may begin with another.
 const SESSIONS: usize = 10;
 
+/// Probes that may go out without a pause.
+const PROBE_BURST: usize = 20;
+
 /// What one endpoint may have sent towards one peer, who began `begun` sessions with it (or it with her), in
 /// `elapsed`: the smaller of the budget by count, ten candidates nine times a session, and of that by rate,
-/// each candidate once a session and 20 a second besides.
+/// a burst and 20 a second besides.
 fn budget(begun: usize, elapsed: Duration) -> usize {
     let seconds = usize::try_from(elapsed.as_secs()).expect("a short test") + 1;
     let sessions = begun.min(SESSIONS * seconds.div_ceil(10));
     let by_count = sessions * MAX_CANDIDATES * SENDS_PER_CANDIDATE;
-    by_count.min(sessions * MAX_CANDIDATES + seconds * PROBES_PER_SECOND)
+    by_count.min(PROBE_BURST + seconds * PROBES_PER_SECOND)
 }
 
 /// Every packet is one probe of 64 bytes, never QUIC or anything larger.
