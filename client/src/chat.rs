@@ -103,6 +103,8 @@ pub struct Chat {
     link: Link,
     online: bool,
     failures: u32,
+    /// Something was answered on this connection.
+    answered: bool,
     redial_at: Option<Instant>,
     /// Deadline of the oldest unanswered frame, and how often it passed.
     answer_at: Option<Instant>,
@@ -123,6 +125,7 @@ impl Chat {
             link: Link::Down,
             online: false,
             failures: 0,
+            answered: false,
             redial_at: None,
             answer_at: None,
             unanswered: 0,
@@ -156,7 +159,7 @@ impl Chat {
             }
             Input::Online(online) => self.on_online(online),
             Input::Connected => self.on_connected(),
-            Input::Disconnected => self.on_down(),
+            Input::Disconnected => self.on_disconnected(now),
             Input::DialFailed => self.on_dial_failed(now),
             Input::Frame(frame) => self.on_frame(now, frame),
             Input::Stored(id) => self.answer(ChatFrame::Delivered(Delivered { id })),
@@ -227,8 +230,18 @@ impl Chat {
     fn on_connected(&mut self) {
         self.on_down();
         self.link = Link::Up;
-        self.failures = 0;
+        self.answered = false;
         self.redial_at = None;
+    }
+
+    /// A connection over which nothing was answered is no better than none: somebody who takes
+    /// connections only to end them is not dialled without a pause.
+    fn on_disconnected(&mut self, now: Instant) {
+        let was_up = self.link == Link::Up;
+        self.on_down();
+        if was_up && !self.answered {
+            self.pause(now);
+        }
     }
 
     fn on_down(&mut self) {
@@ -244,10 +257,12 @@ impl Chat {
             return;
         }
         self.link = Link::Down;
-        let pause = REDIAL
-            .0
-            .saturating_mul(1 << self.failures.min(16))
-            .min(REDIAL.1);
+        self.pause(now);
+    }
+
+    fn pause(&mut self, now: Instant) {
+        let factor = 1 << self.failures.min(16);
+        let pause = REDIAL.0.saturating_mul(factor).min(REDIAL.1);
         self.failures = self.failures.saturating_add(1);
         self.redial_at = Some(now + pause);
     }
@@ -279,6 +294,8 @@ impl Chat {
 
     /// The peer answers: the deadline starts anew for what is still on its way.
     fn on_progress(&mut self, now: Instant) {
+        self.answered = true;
+        self.failures = 0;
         self.unanswered = 0;
         self.answer_at = self.is_waiting().then(|| now + ANSWER_LIMIT);
     }
@@ -464,6 +481,26 @@ mod tests {
         assert_eq!(h.feed(Input::Online(false)), []);
         assert_eq!(h.chat.poll_timeout(), None, "nobody is dialled who is away");
         assert_eq!(h.feed(Input::Online(true)), [Output::Dial]);
+    }
+
+    #[test]
+    fn connections_that_answer_nothing_count_as_failures() {
+        let mut h = Harness::new();
+        h.feed(Input::Queue(message(1)));
+        h.feed(Input::Queue(message(2)));
+        h.feed(Input::Online(true));
+        let mut pauses = Vec::new();
+        for _ in 0..4 {
+            h.feed(Input::Connected);
+            assert_eq!(h.feed(Input::Disconnected), [], "not at once");
+            let before = h.now;
+            assert_eq!(h.sleep(), [Output::Dial]);
+            pauses.push((h.now - before).as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8]);
+        h.feed(Input::Connected);
+        h.feed(delivered(1));
+        assert_eq!(h.feed(Input::Disconnected), [Output::Dial], "it was good");
     }
 
     #[test]

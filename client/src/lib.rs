@@ -23,6 +23,7 @@ pub mod event;
 pub mod face;
 mod interrupt;
 pub mod ipc;
+mod prompt;
 pub mod session;
 pub mod transfer;
 

@@ -1,7 +1,7 @@
 //! What a command of the command line works with: the store, and a face of the engine, which is this
 //! process's own or that of another command with the same data folder.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use p2p_net::{Fingerprint, PeerId, RelayAddress};
@@ -16,7 +16,7 @@ use crate::face::{Caller, Face};
 use crate::ipc::{self, Role, Server};
 use crate::settings::Settings;
 use crate::store::{self, Store, now_millis};
-use crate::{Problem, book, face, identity, interrupt};
+use crate::{Problem, book, face, identity, interrupt, prompt};
 
 /// How long the login at the relay may take before a command that needs it gives up.
 pub const LOGIN_LIMIT: Duration = Duration::from_secs(10);
@@ -46,6 +46,10 @@ impl Session {
     /// # Errors
     /// No relay is configured, its key is not known and nobody confirms it, or the folder cannot be used.
     pub async fn open(settings: &Settings) -> Result<Self, Problem> {
+        unless_interrupted(Self::open_now(settings)).await
+    }
+
+    async fn open_now(settings: &Settings) -> Result<Self, Problem> {
         let store = Store::open(&settings.data_dir).await?;
         match ipc::claim(&settings.data_dir).await? {
             Role::Face(Face { caller, events }) => {
@@ -109,26 +113,30 @@ impl Session {
     /// # Errors
     /// The relay refuses, shows another key, or is not there in time.
     pub async fn wait_online(&mut self) -> Result<(), Problem> {
-        let mut relay = self.status().await?.relay;
-        let waited = timeout(LOGIN_LIMIT, async {
-            loop {
-                match relay.state {
-                    RelayStep::Online => return Ok(()),
-                    RelayStep::Failed | RelayStep::None => return Err(relay_problem(&relay)),
-                    RelayStep::Connecting => {}
-                }
-                match self.events.recv().await {
-                    Some(Event::Relay { relay: now }) => relay = now,
-                    Some(_) => {}
-                    None => return Err(face::gone()),
-                }
+        unless_interrupted(async {
+            match timeout(LOGIN_LIMIT, self.login()).await {
+                Ok(result) => result,
+                Err(_) => Err(relay_problem(&self.status().await?.relay)),
             }
-        });
-        match waited.await {
-            Ok(result) => result?,
-            Err(_) => return Err(relay_problem(&self.status().await?.relay)),
-        }
+        })
+        .await?;
         self.remember_relay().await
+    }
+
+    async fn login(&mut self) -> Result<(), Problem> {
+        let mut relay = self.status().await?.relay;
+        loop {
+            match relay.state {
+                RelayStep::Online => return Ok(()),
+                RelayStep::Failed | RelayStep::None => return Err(relay_problem(&relay)),
+                RelayStep::Connecting => {}
+            }
+            match self.events.recv().await {
+                Some(Event::Relay { relay: now }) => relay = now,
+                Some(_) => {}
+                None => return Err(face::gone()),
+            }
+        }
     }
 
     /// A relay that was typed is remembered after the first login there.
@@ -260,7 +268,7 @@ async fn start_engine(
     };
     drop(face);
     engine.stop().await;
-    confirm(&relay, &key)?;
+    confirm(&relay, &key).await?;
     let (host, port) = (relay.host.clone(), relay.port);
     store
         .run(move |db| store::relays::confirm(db, &host, port, &key, now_millis()))
@@ -323,33 +331,28 @@ fn parse_key(text: &str) -> Option<Fingerprint> {
 }
 
 /// Asks the user whether the relay's key is the right one.
-fn confirm(relay: &RelayAddress, key: &Fingerprint) -> Result<(), Problem> {
-    let unknown = || {
-        Problem::unverified(format!(
-            "the key of the relay at {} is not known: {key}",
-            relay.redacted()
-        ))
-        .with_next(format!(
-            "compare it with what the relay prints, then pin it: landline relay set {}#{key}, \
-                 with .TOKEN behind it if the relay wants one",
-            relay.redacted()
-        ))
-    };
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(unknown());
-    }
-    let mut stderr = io::stderr();
-    let _ = write!(
-        stderr,
-        "The relay at {} is new to you. It shows the key\n  {key}\n\
-         Does the relay print the same one (the part after # of its address)? [y/N] ",
-        relay.redacted()
+async fn confirm(relay: &RelayAddress, key: &Fingerprint) -> Result<(), Problem> {
+    let place = relay.redacted();
+    let question = format!(
+        "The relay at {place} is new to you. It shows the key\n  {key}\n\
+         Does the relay print the same one (the part after # of its address)?"
     );
-    let _ = stderr.flush();
-    let mut line = String::new();
-    let answered = io::stdin().lock().read_line(&mut line);
-    match (answered, line.trim().to_lowercase().as_str()) {
-        (Ok(_), "y" | "yes") => Ok(()),
-        _ => Err(unknown()),
+    if prompt::ask(&question).await {
+        return Ok(());
+    }
+    let what = format!("the key of the relay at {place} is not known: {key}");
+    Err(Problem::unverified(what).with_next(format!(
+        "compare it with what the relay prints, then pin it: landline relay set {place}#{key}, \
+         with .TOKEN behind it if the relay wants one",
+    )))
+}
+
+/// Runs `work` unless the user interrupts it.
+async fn unless_interrupted<T>(
+    work: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
+    tokio::select! {
+        done = work => done,
+        () = interrupt::interrupted() => Err(Problem::failure("interrupted")),
     }
 }

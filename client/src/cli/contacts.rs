@@ -3,10 +3,10 @@
 use p2p_net::PeerId;
 
 use super::out::{Out, trust};
-use super::terminal::confirm;
 use crate::args::ContactsAction;
 use crate::command::BookCommand;
 use crate::contacts::{Contact, Standing, printable, qr_text, resolve, safety_number};
+use crate::prompt::ask;
 use crate::session::change_book;
 use crate::settings::Settings;
 use crate::store::{self, Store};
@@ -115,7 +115,7 @@ impl Book<'_> {
                 self.out.text(&code);
             }
             self.out.text(&rows(&number));
-            if self.out.is_json || !confirm("\nDoes the other side show the same number?") {
+            if self.out.is_json || !ask("\nDoes the other side show the same number?").await {
                 self.out
                     .text("not marked verified; when the numbers agree, say --yes");
                 return Ok(());

@@ -9,13 +9,14 @@ use p2p_net::PeerId;
 use super::bars::Bars;
 use super::out::{Out, describe, label_in};
 use super::send::cancel_all;
-use super::terminal::{err_paint, is_yes, lines};
+use super::terminal::{err_paint, lines};
 use super::transfers::{show_files, summary};
 use crate::args::{Accept, ReceiveArgs};
 use crate::command::{Command, Policy};
 use crate::contacts::{Standing, printable};
 use crate::event::{Event, PeerView, RelayStep, RelayView, TransferStep};
 use crate::interrupt::interrupted;
+use crate::prompt::is_yes;
 use crate::session::{Session, relay_problem};
 use crate::settings::Settings;
 use crate::transfer::Offer;
@@ -87,7 +88,7 @@ impl Receiver {
         };
         let place = policy.into.display().to_string();
         session.caller.call(Command::Receive(policy)).await?;
-        session.wait_online().await?;
+        self.wait_online(session).await?;
         let status = session.status().await?;
         self.out.json(&serde_json::json!({
             "event": "ready", "id": status.id.to_string(), "into": place,
@@ -117,6 +118,20 @@ impl Receiver {
                 }
             }
         }
+    }
+
+    /// A relay that is not there yet is no reason to go.
+    async fn wait_online(&mut self, session: &mut Session) -> Result<(), Problem> {
+        while let Err(problem) = session.wait_online().await {
+            let relay = session.status().await?.relay;
+            if relay.state != RelayStep::Connecting || problem.exit != Exit::Unreachable {
+                return Err(problem);
+            }
+            if !std::mem::replace(&mut self.relay_is_gone, true) {
+                self.bars.say(&format!("{}; trying again", problem.what));
+            }
+        }
+        Ok(())
     }
 
     async fn on_event(&mut self, session: &Session, event: Event) -> Result<Option<Exit>, Problem> {

@@ -85,21 +85,6 @@ pub(super) fn lines() -> mpsc::Receiver<String> {
     told
 }
 
-/// Asks a question whose answer is yes or no; no where there is no terminal.
-pub(super) fn confirm(question: &str) -> bool {
-    if !io::stdin().is_terminal() {
-        return false;
-    }
-    let mut stderr = io::stderr().lock();
-    let _ = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).is_ok() && is_yes(&line)
-}
-
-pub(super) fn is_yes(line: &str) -> bool {
-    matches!(line.trim().to_lowercase().as_str(), "y" | "yes")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,11 +94,5 @@ mod tests {
         assert!(local_time(0).starts_with("19"), "{}", local_time(0));
         assert_eq!(local_time(crate::store::now_millis()).len(), 5);
         assert_eq!(local_time(i64::MAX), "?");
-    }
-
-    #[test]
-    fn only_a_clear_yes_is_one() {
-        assert!(is_yes("y\n") && is_yes(" YES "));
-        assert!(!is_yes("") && !is_yes("yeah") && !is_yes("n"));
     }
 }
