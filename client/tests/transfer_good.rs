@@ -29,10 +29,7 @@ fn whole((sent, received): (Outcome, Outcome)) -> (TransferReport, TransferRepor
 
 #[tokio::test]
 async fn a_file_arrives_with_its_digest_time_and_execute_bit() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     let (path, content) = (
         from.path().join("run me.sh"),
         pattern(9 * (1 << 20) + 17, 1),
@@ -81,10 +78,7 @@ async fn a_file_arrives_with_its_digest_time_and_execute_bit() {
 
 #[tokio::test]
 async fn empty_things_arrive() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     write(&from.path().join("empty"), b"");
     fs::create_dir(from.path().join("hollow")).expect("made");
     let paths = vec![from.path().join("empty"), from.path().join("hollow")];
@@ -105,10 +99,7 @@ async fn empty_things_arrive() {
 
 #[tokio::test]
 async fn a_tree_of_all_sorts_arrives_as_it_is() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     let root = from.path().join("Ünïcode 文件夹 📁");
     let long = "x".repeat(251) + ".bin";
     let sizes = [
@@ -153,10 +144,7 @@ async fn a_tree_of_all_sorts_arrives_as_it_is() {
 
 #[tokio::test]
 async fn thousands_of_small_files_arrive() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     let root = from.path().join("many");
     for number in 0..2_000 {
         let size = number % 3_000;
@@ -184,10 +172,7 @@ async fn thousands_of_small_files_arrive() {
 
 #[tokio::test]
 async fn clashes_keep_both_unless_told_otherwise() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     write(&from.path().join("a.txt"), b"new");
     write(&from.path().join("dir/x"), b"new");
     write(&into.path().join("a.txt"), b"old");
@@ -229,10 +214,7 @@ async fn clashes_keep_both_unless_told_otherwise() {
 
 #[tokio::test]
 async fn several_paths_with_one_name_are_told_apart() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     write(&from.path().join("one/a.txt"), b"1");
     write(&from.path().join("two/a.txt"), b"2");
     let paths = vec![from.path().join("one/a.txt"), from.path().join("two/a.txt")];
@@ -247,10 +229,7 @@ async fn several_paths_with_one_name_are_told_apart() {
 #[cfg(unix)]
 #[tokio::test]
 async fn what_cannot_be_sent_is_reported_and_the_rest_goes_on() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     let root = from.path().join("mixed");
     write(&root.join("good"), b"good");
     std::os::unix::fs::symlink("/etc/passwd", root.join("link")).expect("made");
@@ -272,10 +251,7 @@ async fn what_cannot_be_sent_is_reported_and_the_rest_goes_on() {
 
 #[tokio::test]
 async fn a_no_is_told_with_its_reason_and_writes_nothing() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     write(&from.path().join("a"), b"a");
     let pair = Pair::new().await;
     let no = Decision::Reject {
@@ -295,10 +271,7 @@ async fn a_no_is_told_with_its_reason_and_writes_nothing() {
 
 #[tokio::test]
 async fn the_offer_says_what_is_coming() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     write(&from.path().join("dir/x"), &[0; 100]);
     write(&from.path().join("file"), &[0; 10]);
     let pair = Pair::new().await;
@@ -361,10 +334,7 @@ async fn nothing_to_send_is_said_at_once() {
 
 #[tokio::test]
 async fn any_number_of_lanes_does() {
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     let (path, content) = (from.path().join("a"), pattern(7 << 20, 3));
     write(&path, &content);
     for (round, lanes) in [0, 1, 16, 1_000].into_iter().enumerate() {
@@ -382,7 +352,7 @@ async fn any_number_of_lanes_does() {
 
 #[tokio::test]
 async fn transfers_both_ways_share_a_connection() {
-    let temp = tempfile::tempdir().expect("a folder");
+    let temp = temp();
     let content: Vec<Vec<u8>> = (0..4).map(|seed| pattern(3 << 20, seed)).collect();
     let pair = Pair::new().await;
     let mut ends = Vec::new();
@@ -444,10 +414,7 @@ async fn a_file_beyond_four_gib_arrives() {
         eprintln!("skipped: set LANDLINE_BIG_TESTS to send 4 GiB");
         return;
     }
-    let (from, into) = (
-        tempfile::tempdir().expect("a folder"),
-        tempfile::tempdir().expect("a folder"),
-    );
+    let (from, into) = (temp(), temp());
     let size = (4 << 30) + 4_321;
     write_sparse(&from.path().join("big"), size);
     let file = fs::File::options()

@@ -24,10 +24,6 @@ async fn refused(mut evil: Evil, receiving: Running, into: &Path, what: &str) {
     assert!(names(into).is_empty(), "{what}: {:?}", names(into));
 }
 
-fn temp() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a folder")
-}
-
 #[tokio::test]
 async fn the_wire_of_this_test_is_the_wire() {
     let into = temp();

@@ -78,8 +78,7 @@ impl ControlWriter {
 
     /// Appends a message to what [`ControlWriter::flush`] sends.
     pub(super) fn queue<M: Message>(&mut self, message: &M) -> Result<(), TransferError> {
-        let bytes = wire::encode(message)
-            .map_err(|error| TransferError::io("", std::io::Error::other(error)))?;
+        let bytes = wire::encode(message).map_err(TransferError::internal)?;
         self.pending.extend_from_slice(&bytes);
         Ok(())
     }
@@ -119,7 +118,9 @@ impl ControlWriter {
                 side: Side::Ours, ..
             } => code::DISK_FULL,
             TransferError::Malformed(_) => code::MALFORMED,
-            TransferError::NothingToSend | TransferError::TooMany { .. } => code::FAILED,
+            TransferError::NothingToSend
+            | TransferError::TooMany { .. }
+            | TransferError::Internal(_) => code::FAILED,
             // Our paths are nobody else's business.
             TransferError::Io { source, .. } => {
                 return self.last_message(code::FAILED, &source.to_string()).await;

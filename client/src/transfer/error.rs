@@ -81,6 +81,9 @@ pub enum TransferError {
         /// In the peer's words.
         reason: String,
     },
+    /// This program, or the system under it, failed in a way that has to do with no file.
+    #[error("this program could not go on: {0}")]
+    Internal(String),
     /// A file or folder of ours could not be used.
     #[error("{}: {source}", path.display())]
     Io {
@@ -98,6 +101,10 @@ impl TransferError {
             path: path.into(),
             source,
         }
+    }
+
+    pub(super) fn internal(what: impl ToString) -> Self {
+        Self::Internal(what.to_string())
     }
 
     pub(super) fn malformed(what: impl Into<String>) -> Self {

@@ -6,6 +6,30 @@
 //! dropped. Reading, writing and hashing happen on named threads of their own, joined to the streams by
 //! bounded queues and by pools of 24 buffers of 1 MiB an end. This module opens no connection and asks no
 //! user: it gets a [`Link`] or streams, and a closure that decides.
+//!
+//! MD5 is there for accidents, and because `md5sum` checks it; that content comes from the peer and from
+//! nobody else is the work of the connection's keys.
+//!
+//! ```no_run
+//! use client::transfer::{self, Cancel, Decision, LaneRouter, SendOptions, TransferError};
+//! # async fn example(
+//! #     to: p2p_net::Connection,
+//! #     stream: (p2p_net::SendStream, p2p_net::RecvStream),
+//! # ) -> Result<(), TransferError> {
+//! // Progress must be read or its receiver dropped: a full queue holds the transfer up.
+//! let (events, _) = tokio::sync::mpsc::channel(64);
+//! let paths = vec!["photos".into()];
+//! let sent = transfer::send(&to, paths, SendOptions::default(), events.clone(), Cancel::new());
+//!
+//! // The other end, for a stream that began with the kind byte of a transfer; lanes go to the router.
+//! let router = LaneRouter::new();
+//! let decide = async |_: &transfer::Offer| Decision::Accept { into: "here".into(), overwrite: false };
+//! let (answers, control) = stream;
+//! let received = transfer::receive(answers, control, &router, decide, events, Cancel::new());
+//! println!("{} files verified", sent.await?.verified + received.await?.verified);
+//! # Ok(())
+//! # }
+//! ```
 
 mod cancel;
 mod chunk;

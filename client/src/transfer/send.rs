@@ -73,8 +73,7 @@ pub async fn send(
     cancel: Cancel,
 ) -> Result<TransferReport, TransferError> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id)
-        .map_err(|error| TransferError::io("", std::io::Error::other(error)))?;
+    getrandom::fill(&mut id).map_err(TransferError::internal)?;
     let id = TransferId::from_bytes(id);
     let reporter = Reporter::new(id, Direction::Sent, events);
     reporter.tell(Progress::Phase(Phase::Preparing)).await;
@@ -120,8 +119,8 @@ async fn look(paths: Vec<PathBuf>) -> Result<Looked, TransferError> {
     read::spawn("send-look".into(), move || {
         let _ = tell.send(read::look(&paths, COUNT_PATIENCE));
     })
-    .map_err(|error| TransferError::io("", error))?;
-    looked.await.map_err(|_| TransferError::NothingToSend)?
+    .map_err(TransferError::internal)?;
+    looked.await.map_err(TransferError::internal)?
 }
 
 /// A file that is announced and not yet settled.
@@ -170,8 +169,7 @@ impl Sender {
             lane.write_all(&opening).await.map_err(lost)?;
             lanes.push(Lane(lane));
         }
-        let reading =
-            read::start(looked.roots, lanes.len()).map_err(|error| TransferError::io("", error))?;
+        let reading = read::start(looked.roots, lanes.len()).map_err(TransferError::internal)?;
         self.feed(reading, lanes).await
     }
 
@@ -255,7 +253,7 @@ impl Sender {
                 }
                 note = reading.notes.recv(), if calm => match note {
                     Some(note) => self.on_note(note, &reading).await?,
-                    None => return Err(TransferError::io("", std::io::Error::other("reading ended early"))),
+                    None => return Err(TransferError::internal("reading ended early")),
                 },
                 Some(frame) = reading.frames.recv(), if !idle.is_empty() => {
                     if let Some(lane) = idle.pop() {

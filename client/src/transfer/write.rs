@@ -96,7 +96,7 @@ pub(super) async fn start(into: PathBuf, id: TransferId) -> Result<Writing, Tran
 impl Writing {
     /// Waits for the threads, makes what is verified durable and gives it its names.
     pub(super) async fn publish(self, plan: Plan) -> Result<Vec<PathBuf>, TransferError> {
-        let gone = || TransferError::io("", io::Error::other("the writing thread ended"));
+        let gone = || TransferError::internal("the writing thread ended");
         let Self { frames, keeper, .. } = self;
         drop(frames);
         let (done, published) = oneshot::channel();

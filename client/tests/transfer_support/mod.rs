@@ -270,6 +270,10 @@ pub(crate) fn pattern(size: usize, seed: u64) -> Vec<u8> {
         .collect()
 }
 
+pub(crate) fn temp() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
 pub(crate) fn write(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().expect("a parent")).expect("made");
     fs::write(path, bytes).expect("written");
