@@ -35,12 +35,13 @@ pub struct Cli {
 /// Flags that every command takes.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Global {
-    /// The relay's address, as the relay prints it: host[:port][#fingerprint[.token]]; the first one
-    /// given is remembered
+    /// The relay's address as it was typed.
     #[arg(
         long,
         global = true,
         value_name = "ADDRESS",
+        help = "The relay's address, as the relay prints it: host[:port][#fingerprint[.token]]; the \
+                first one that works is remembered",
         env = "LANDLINE_RELAY",
         hide_env_values = true
     )]
@@ -55,7 +56,13 @@ pub struct Global {
     )]
     pub token: Option<String>,
     /// Where identity, contacts, messages and settings are kept
-    #[arg(long, global = true, value_name = "DIR", env = "LANDLINE_DATA_DIR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "LANDLINE_DATA_DIR",
+        hide_env_values = true
+    )]
     pub data_dir: Option<PathBuf>,
     /// Print JSON, one object a line
     #[arg(long, global = true)]

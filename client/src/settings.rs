@@ -61,7 +61,11 @@ impl Settings {
     /// # Errors
     /// A folder or file cannot be used, or a value makes no sense.
     pub fn resolve(global: &Global, contact_name: bool) -> Result<Self, Problem> {
-        let data_dir = match &global.data_dir {
+        let typed = global
+            .data_dir
+            .as_ref()
+            .filter(|dir| !dir.as_os_str().is_empty());
+        let data_dir = match typed {
             Some(dir) => dir.clone(),
             None => default_data_dir()?,
         };

@@ -1,5 +1,5 @@
 //! What two clients say to each other on their control and chat streams: frames of
-//! [`p2p_net::codec`], bounds checked here. A peer is a stranger until proven a friend: every body has a
+//! [`p2p_net_proto::codec`], bounds checked here. A peer is a stranger until proven a friend: every body has a
 //! limit, and unknown kinds are skipped so that versions can mix.
 
 use p2p_net::PeerId;
