@@ -91,6 +91,12 @@ pub(crate) struct Totals {
     pub(crate) relayed_received: u64,
 }
 
+impl Totals {
+    fn all(&self) -> u64 {
+        self.direct_sent + self.direct_received + self.relayed_sent + self.relayed_received
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -308,6 +314,7 @@ impl Link {
         self.received
             .relayed_at
             .store(self.clock.stamp(now), Ordering::Relaxed);
+        self.wake_watch();
     }
 
     fn wake_watch(&self) {
@@ -339,6 +346,7 @@ impl Link {
             relay_received_at: at(&self.received.relayed_at),
             direct_received: self.received.direct_packets.load(Ordering::Relaxed),
             direct_sent: self.sent.direct_packets.load(Ordering::Relaxed),
+            transferred_bytes: self.totals().all(),
             direct_gap: (gap != 0)
                 .then(|| (Duration::from_nanos(gap), Duration::from_nanos(deviation))),
             probe_timeout: self.switch.probe_timeout(),

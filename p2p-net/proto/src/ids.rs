@@ -70,13 +70,18 @@ pub enum IdError {
 
 /// Base32 as RFC 4648 has it, in lower case and without padding.
 pub(crate) fn base32(bytes: &[u8]) -> String {
-    data_encoding::BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
+    data_encoding::BASE32_NOPAD
+        .encode(bytes)
+        .to_ascii_lowercase()
 }
 
 pub(crate) fn unbase32<const N: usize>(text: &str) -> Result<[u8; N], IdError> {
     let expected = (N * 8).div_ceil(5);
     if text.chars().count() != expected {
-        return Err(IdError::Length { expected, got: text.chars().count() });
+        return Err(IdError::Length {
+            expected,
+            got: text.chars().count(),
+        });
     }
     let bytes = data_encoding::BASE32_NOPAD
         .decode(text.to_ascii_uppercase().as_bytes())
@@ -113,7 +118,10 @@ pub struct Transaction(pub u64);
 /// The address that QUIC sees for a peer, whatever path its packets take: an IPv6 ULA
 /// (RFC 4193) made from the key, port 1. It routes, it never identifies.
 pub fn virtual_address(peer: &PeerId) -> SocketAddr {
-    let hash = Sha256::new().chain_update(b"landline virtual address").chain_update(peer.0).finalize();
+    let hash = Sha256::new()
+        .chain_update(b"landline virtual address")
+        .chain_update(peer.0)
+        .finalize();
     let mut octets = [0u8; 16];
     octets[..6].copy_from_slice(&VIRTUAL_PREFIX);
     octets[6..].copy_from_slice(&hash[..10]);
@@ -141,8 +149,14 @@ mod tests {
     #[test]
     fn damaged_peer_ids_are_refused() {
         let text = PeerId::from_bytes([7; 32]).to_string();
-        assert!(matches!(text[1..].parse::<PeerId>(), Err(IdError::Length { .. })));
-        assert_eq!(text.replacen(&text[..1], "1", 1).parse::<PeerId>(), Err(IdError::Alphabet));
+        assert!(matches!(
+            text[1..].parse::<PeerId>(),
+            Err(IdError::Length { .. })
+        ));
+        assert_eq!(
+            text.replacen(&text[..1], "1", 1).parse::<PeerId>(),
+            Err(IdError::Alphabet)
+        );
         // The last character carries 4 bits of the key and one that must be zero.
         let stray = format!("{}b", &text[..51]);
         assert_eq!(stray.parse::<PeerId>(), Err(IdError::Alphabet));

@@ -39,15 +39,16 @@ pub use candidate::{
 pub use demux::{PacketKind, classify};
 pub use fragment::{FRAGMENT_HEADER_LEN, FragmentError, Joiner, Splitter};
 pub use identity::{Identity, IdentityError};
-pub use ids::{ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transaction, virtual_address};
+pub use ids::{
+    ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transaction, virtual_address,
+};
 pub use path::{PathInfo, PathKind};
 pub use peer::{
-    Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind,
-    Surroundings,
+    Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind, Surroundings,
 };
+pub use registration::{LoginInput, LoginOutput, Registration, Setback};
 pub use relayed::{
     CHANNEL_KEY_LABEL, Class, Direction, HEADER_LEN, Header, HeaderError, HeaderKey, ReplayWindow,
     channel_key_context,
 };
-pub use registration::{LoginInput, LoginOutput, Registration, Setback};
 pub use sealed::{ENVELOPE_OVERHEAD, Envelope, SealError, open, seal};

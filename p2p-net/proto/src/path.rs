@@ -56,11 +56,14 @@ struct RoundTrip {
     /// For the score: starts at nothing, where the deviation starts at half of the first sample.
     jitter: Duration,
     last: Duration,
+    /// Smoothed over samples taken while our own traffic filled no queue; what is compared with the relay.
+    calm: Option<Duration>,
 }
 
 impl RoundTrip {
-    fn first(sample: Duration) -> Self {
+    fn first(sample: Duration, loaded: bool) -> Self {
         Self {
+            calm: (!loaded).then_some(sample),
             smoothed: sample,
             deviation: sample / 2,
             jitter: Duration::ZERO,
@@ -68,7 +71,11 @@ impl RoundTrip {
         }
     }
 
-    fn add(&mut self, sample: Duration) {
+    fn add(&mut self, sample: Duration, loaded: bool) {
+        if !loaded {
+            let calm = self.calm.unwrap_or(sample);
+            self.calm = Some((calm * 7 + sample) / 8);
+        }
         self.deviation = (self.deviation * 3 + self.smoothed.abs_diff(sample)) / 4;
         self.smoothed = (self.smoothed * 7 + sample) / 8;
         self.jitter = (self.jitter * 7 + self.last.abs_diff(sample)) / 8;
@@ -108,11 +115,11 @@ struct Path {
 }
 
 impl Path {
-    fn new(now: Instant, validated: &Validated) -> Self {
+    fn new(now: Instant, validated: &Validated, loaded: bool) -> Self {
         Self {
             id: validated.path,
             address: validated.address,
-            round_trip: RoundTrip::first(validated.round_trip),
+            round_trip: RoundTrip::first(validated.round_trip, loaded),
             loss: 0.0,
             outstanding: Outstanding::default(),
             probed_at: now,
@@ -146,11 +153,13 @@ impl Path {
         Timing::MIN_PROBE_TIMEOUT.max(self.round_trip.smoothed + margin)
     }
 
-    fn on_answer(&mut self, now: Instant, sample: Duration) {
+    fn on_answer(&mut self, now: Instant, sample: Duration, loaded: bool) {
         if self.lives() {
-            self.round_trip.add(sample);
+            self.round_trip.add(sample, loaded);
         } else {
-            self.round_trip = RoundTrip::first(sample);
+            let calm = self.round_trip.calm;
+            self.round_trip = RoundTrip::first(sample, loaded);
+            self.round_trip.calm = self.round_trip.calm.or(calm);
             self.proving_since = None;
             self.failed_at = None;
         }
@@ -287,18 +296,19 @@ impl Paths {
 
     /// A round of punching has proven a path.
     pub(crate) fn on_validated(&mut self, now: Instant, validated: &Validated, at: &Situation) {
+        let loaded = self.watch.is_loaded(now);
         let known = self
             .list
             .iter()
             .position(|path| path.address == validated.address);
         let index = match known {
             Some(index) => {
-                self.list[index].on_answer(now, validated.round_trip);
+                self.list[index].on_answer(now, validated.round_trip, loaded);
                 index
             }
             None => {
                 self.make_room();
-                self.list.push(Path::new(now, validated));
+                self.list.push(Path::new(now, validated, loaded));
                 self.list.len() - 1
             }
         };
@@ -321,13 +331,15 @@ impl Paths {
         transaction: Transaction,
         at: &Situation,
     ) -> bool {
+        let loaded = self.watch.is_loaded(now);
         let Some(path) = self.list.iter_mut().find(|path| path.address == from) else {
             return false;
         };
         let Some(sent_at) = path.outstanding.take(transaction) else {
             return false;
         };
-        path.on_answer(now, now.saturating_duration_since(sent_at));
+        let sample = now.saturating_duration_since(sent_at);
+        path.on_answer(now, sample, loaded);
         let id = path.id;
         self.answered(now, id);
         self.consider(now, at);
@@ -724,7 +736,8 @@ fn clearly_worse(path: &Path, at: &Situation) -> bool {
     let Some(relayed) = at.relay_round_trip.filter(|_| at.relay) else {
         return false;
     };
-    path.round_trip.smoothed > relayed + Timing::CLEARLY_WORSE.max(relayed / 2)
+    let bar = relayed + Timing::CLEARLY_WORSE.max(relayed / 2);
+    path.round_trip.calm.is_some_and(|calm| calm > bar)
 }
 
 fn is_better(path: &Path, used: &Path) -> bool {

@@ -66,6 +66,8 @@ pub struct Activity {
     pub direct_received: u64,
     /// QUIC packets sent over it.
     pub direct_sent: u64,
+    /// UDP payload bytes of QUIC over all paths, both ways.
+    pub transferred_bytes: u64,
     /// Smoothed gap between arrivals on the direct path, and its mean deviation.
     pub direct_gap: Option<(Duration, Duration)>,
     /// QUIC's current probe timeout for this connection, if there is one (RFC 9002 §6.2).

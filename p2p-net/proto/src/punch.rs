@@ -355,7 +355,10 @@ mod tests {
                 sent += 1;
             }
         }
-        assert!((200..=200 + Timing::PROBE_BURST).contains(&sent), "{sent} in 10 s");
+        assert!(
+            (200..=200 + Timing::PROBE_BURST).contains(&sent),
+            "{sent} in 10 s"
+        );
     }
 
     fn candidates(count: u16) -> Vec<Candidate> {

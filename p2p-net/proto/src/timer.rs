@@ -191,6 +191,13 @@ impl Timing {
     /// Direct is clearly worse than the relay when slower by more than this, and by more than half of the
     /// relay's round trip (`wire.md` §6): on near relays half a round trip is noise.
     pub(crate) const CLEARLY_WORSE: Duration = Duration::from_millis(50);
+    /// Traffic of our own above this, bytes a second, may fill queues on the way (2 Mbit/s, a slow uplink's
+    /// worth): round trips measured then say nothing about a path, since the relay's would be as long.
+    pub(crate) const OWN_LOAD: u64 = 250_000;
+    /// The rate of our own traffic is measured over this at least.
+    pub(crate) const LOAD_WINDOW: Duration = Duration::from_millis(200);
+    /// After load, queues may need this long to drain.
+    pub(crate) const DRAIN: Duration = Duration::from_secs(2);
     /// A challenger must be better by this, or by a fifth, ...
     pub(crate) const BETTER: Duration = Duration::from_millis(10);
     /// ... which must be more than noise on a machine that is busy.

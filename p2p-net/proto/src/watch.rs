@@ -32,6 +32,7 @@ pub(crate) struct Watch {
     /// Activity probes since then.
     asked: usize,
     flow: Flow,
+    load: Load,
 }
 
 impl Watch {
@@ -59,9 +60,17 @@ impl Watch {
             .is_some_and(|at| now.saturating_duration_since(at) < Timing::BUSY)
     }
 
+    /// Whether our own traffic may have filled queues on the way.
+    pub(crate) fn is_loaded(&self, now: Instant) -> bool {
+        self.load
+            .seen_at
+            .is_some_and(|at| now.saturating_duration_since(at) < Timing::DRAIN)
+    }
+
     /// Takes a snapshot. Counters that went backwards start over.
     pub(crate) fn on_activity(&mut self, now: Instant, activity: &Activity) {
         let before = std::mem::replace(&mut self.last, *activity);
+        self.load.on_total(now, activity.transferred_bytes);
         let received = activity
             .direct_received
             .saturating_sub(before.direct_received);
@@ -124,6 +133,30 @@ impl Watch {
 
 /// However slow the path seems to be.
 const MAX_SILENCE: Duration = Duration::from_secs(3);
+
+/// How much traffic of our own there is, over all paths.
+#[derive(Debug, Default)]
+struct Load {
+    /// When the rate was last looked at, and the bytes in all then.
+    since: Option<(Instant, u64)>,
+    /// When it was last heavy.
+    seen_at: Option<Instant>,
+}
+
+impl Load {
+    fn on_total(&mut self, now: Instant, bytes: u64) {
+        let (since, before) = *self.since.get_or_insert((now, bytes));
+        let took = now.saturating_duration_since(since);
+        if took < Timing::LOAD_WINDOW {
+            return;
+        }
+        self.since = Some((now, bytes));
+        let moved = u128::from(bytes.saturating_sub(before)) * 1_000;
+        if moved > u128::from(Timing::OWN_LOAD) * took.as_millis() {
+            self.seen_at = Some(now);
+        }
+    }
+}
 
 /// The packets that arrive: how many, and how long they paused, in this half of the window and the one before.
 #[derive(Debug, Default)]

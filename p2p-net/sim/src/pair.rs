@@ -27,6 +27,8 @@ const HELLO: Duration = Duration::from_secs(20);
 const ACK_DELAY: Duration = Duration::from_millis(25);
 /// The driver goes on to report for this long after the last packet.
 const REPORTS: Duration = Duration::from_secs(1);
+/// Bytes that a packet of the flow stands for.
+const FULL_PACKET: u64 = 1_200;
 /// Steps of one run at most: a machine that spins is a failure, not a test that hangs.
 const MAX_STEPS: usize = 20_000_000;
 
@@ -498,6 +500,7 @@ impl Pair {
         let own = &mut self.sides[side];
         own.touch(now);
         if direct {
+            own.activity.transferred_bytes += FULL_PACKET;
             own.activity.direct_received += 1;
             own.activity.direct_received_at = Some(now);
             own.measure_gap(now);
@@ -540,6 +543,7 @@ impl Pair {
         let now = self.clock.now();
         let (route, duplicate) = self.sides[side].route;
         self.sides[side].touch(now);
+        self.sides[side].activity.transferred_bytes += FULL_PACKET;
         if let Route::Direct(to) = route {
             self.sides[side].activity.direct_sent += 1;
             self.sides[side].activity.direct_sent_at = Some(now);

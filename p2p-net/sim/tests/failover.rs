@@ -353,6 +353,24 @@ fn a_direct_path_that_becomes_worse_is_left_for_the_relay() {
 }
 
 #[test]
+fn a_direct_path_that_our_own_traffic_slows_down_is_kept() {
+    let mut pair = talking(PairConfig::default());
+    // 1,000 full packets a second, and the queue that they fill.
+    pair.flow(0, Some(MILLI));
+    pair.run_for(SECOND);
+    pair.set_direct(LinkConfig::delay(150 * MILLI));
+    let since = pair.elapsed();
+    pair.run_for(60 * SECOND);
+    assert!(pair.both_direct());
+    assert!(
+        !pair.sides[0]
+            .routes
+            .iter()
+            .any(|(at, _, _)| *at > since + 5 * SECOND)
+    );
+}
+
+#[test]
 fn figures_are_told_but_not_too_often() {
     let mut pair = talking(PairConfig::default());
     pair.set_direct(LinkConfig::delay(30 * MILLI));

@@ -47,7 +47,7 @@ pub(super) struct PeerState {
     /// Channel-opens for a living connection that failed in a row.
     pub(super) reopens: u32,
     quiet: u32,
-    moved: (u64, u64),
+    moved: u64,
 }
 
 impl PeerState {
@@ -110,7 +110,7 @@ impl Driver {
                 outdone: VecDeque::new(),
                 reopens: 0,
                 quiet: 0,
-                moved: (0, 0),
+                moved: 0,
             };
             self.peers.insert(*peer, state);
             self.timers.set(Timer::Linger(*peer), now + LINGER);
@@ -258,7 +258,7 @@ impl Driver {
             return;
         };
         let activity = state.link.activity();
-        let moved = (activity.direct_sent, activity.direct_received);
+        let moved = activity.transferred_bytes;
         state.quiet = if moved == state.moved {
             state.quiet + 1
         } else {
