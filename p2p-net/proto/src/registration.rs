@@ -256,6 +256,10 @@ impl Registration {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant will do as a beginning"
+)]
 mod tests {
     use super::*;
 
