@@ -28,13 +28,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     folder: Folder,
 
-    /// Address and UDP port to listen on; may be repeated. [default: [::]:443, or [::]:3478 where
-    /// port 443 may not be bound]
+    /// Address and UDP port to listen on; may be repeated. By default port 443 of all addresses, or 3478
+    /// where 443 may not be bound.
     #[arg(long, value_name = "IP:PORT", value_parser = listen_address)]
     listen: Vec<SocketAddr>,
 
-    /// The second UDP port, on the same addresses; it serves everything, too. [default: 3478 beside
-    /// 443, else the next number]
+    /// The second UDP port, on the same addresses; it serves everything, too. By default 3478 beside 443,
+    /// else the next number.
     #[arg(long, value_name = "PORT")]
     stun_port: Option<u16>,
 
