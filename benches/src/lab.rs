@@ -255,7 +255,7 @@ impl Lab {
         write_noise(&file, mebibytes * MIB, 7)?;
         let rate = format!("{CUT_MBIT}mbit");
         let shape = [
-            "root", "tbf", "rate", &rate, "burst", "256kb", "latency", "20ms",
+            "root", "tbf", "rate", &rate, "burst", "256kb", "latency", "100ms",
         ];
         self.in_router(&[&["tc", "qdisc", "add", "dev", "to-b"][..], &shape].concat())?;
 
