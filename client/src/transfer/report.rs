@@ -254,7 +254,7 @@ pub enum Phase {
     Waiting,
     /// Bytes flow.
     Transferring,
-    /// All bytes are sent; the last digests are compared.
+    /// All bytes are sent; the last digests are compared. Left out where that was quicker than the word.
     Verifying,
     /// The receiver makes it durable and gives it its names.
     Publishing,
