@@ -23,6 +23,9 @@ use crate::scenario::Effort;
 const DELAYS_MILLIS: [u64; 5] = [10, 25, 50, 100, 200];
 /// What every link adds to its delay at random, as a share of it.
 const JITTER: f64 = 0.02;
+/// Deliveries wait for the next tick of tokio's timers, half a tick on average: the network that is
+/// simulated is slower by so much, and so is its R.
+const TICK: Duration = Duration::from_millis(1);
 /// Longest wait for anything, virtual: a bound for runs that fail.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The rate of the links that a transfer is cut on.
@@ -292,7 +295,7 @@ async fn meet(seed: u64, delay: Duration) -> Result<Met> {
     Ok(Met {
         first_byte,
         direct,
-        round_trip: 4 * (delay + jitter / 2),
+        round_trip: 4 * (delay + jitter / 2 + TICK / 2),
     })
 }
 
