@@ -83,7 +83,8 @@ impl Watched {
         self.child.id()
     }
 
-    /// Waits for a line that `pick` makes something of; the lines before it are passed over.
+    /// Waits for a line that `pick` makes something of; the lines before it are passed over. The child's
+    /// memory is watched meanwhile.
     ///
     /// # Errors
     /// Where the output ends or `limit` passes first; the last lines are quoted.
@@ -94,8 +95,9 @@ impl Watched {
     ) -> Result<T> {
         let deadline = Instant::now() + limit;
         loop {
+            self.sample_memory();
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
+            match self.lines.recv_timeout(left.min(SAMPLE)) {
                 Ok(line) => {
                     let picked = pick(&line);
                     self.seen.push(line);
@@ -103,42 +105,17 @@ impl Watched {
                         return Ok(picked);
                     }
                 }
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
                 Err(RecvTimeoutError::Timeout) => {
+                    let said = self.tail();
                     bail!(
-                        "{} did not say it within {limit:?}; it said: {}",
-                        self.name,
-                        self.tail()
+                        "{} did not say it within {limit:?}; it said: {said}",
+                        self.name
                     )
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("{} ended its output; it said: {}", self.name, self.tail())
                 }
-            }
-        }
-    }
-
-    /// The same while the child's memory is watched, for a child that ends soon after that line.
-    ///
-    /// # Errors
-    /// As [`Watched::wait_line`].
-    pub fn wait_line_watching<T>(
-        &mut self,
-        limit: Duration,
-        mut pick: impl FnMut(&str) -> Option<T>,
-    ) -> Result<T> {
-        let deadline = Instant::now() + limit;
-        loop {
-            self.sample_memory();
-            match self.lines.recv_timeout(SAMPLE) {
-                Ok(line) => {
-                    let picked = pick(&line);
-                    self.seen.push(line);
-                    if let Some(picked) = picked {
-                        return Ok(picked);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
-                Err(why) => bail!("{}: {why}; it said: {}", self.name, self.tail()),
             }
         }
     }

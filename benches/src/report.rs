@@ -15,6 +15,8 @@ pub enum Bar {
     AtMost(f64),
     /// It must hold; the figure is 1 or 0.
     Holds,
+    /// Nothing: the figure is shown for itself, where the run is too small to be judged by it.
+    Shown,
 }
 
 impl Bar {
@@ -23,6 +25,7 @@ impl Bar {
             Self::AtLeast(bar) => measured >= bar,
             Self::AtMost(bar) => measured <= bar,
             Self::Holds => measured == 1.0,
+            Self::Shown => measured.is_finite(),
         }
     }
 }
@@ -33,6 +36,7 @@ impl std::fmt::Display for Bar {
             Self::AtLeast(bar) => write!(f, "≥ {}", figure(*bar)),
             Self::AtMost(bar) => write!(f, "≤ {}", figure(*bar)),
             Self::Holds => f.write_str("holds"),
+            Self::Shown => f.write_str("shown"),
         }
     }
 }
@@ -232,6 +236,8 @@ mod tests {
         assert!(Row::new("memory", Bar::AtMost(128.0), 127.9, "MiB", "").ok);
         assert!(!Row::new("memory", Bar::AtMost(128.0), f64::NAN, "MiB", "").ok);
         assert!(!Row::holds("agrees", false, "").ok);
+        assert!(Row::new("rate", Bar::Shown, 0.1, "ratio", "").ok);
+        assert!(!Row::new("rate", Bar::Shown, f64::NAN, "ratio", "").ok);
         assert!(!Row::failed("rate", Bar::AtLeast(0.0), "ratio", "no relay").ok);
     }
 
