@@ -46,6 +46,20 @@ fn names(folder: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Ann sends Bob a file too large to end soon, and some of it is there.
+fn in_the_middle(folder: &Path, ann: &User, bob: &User) -> (Program, Program) {
+    let file = folder.join("huge");
+    fs::File::create(&file)
+        .and_then(|file| file.set_len(4 << 30))
+        .expect("a sparse file");
+    let bob_receives = bob.receive("contacts");
+    let mut ann_sends = ann.start(&["--json", "send", "Bob", path_text(&file)]);
+    ann_sends.wait_json("some bytes", |event| {
+        event["step"]["step"] == "bytes" && event["step"]["done"].as_u64() > Some(1 << 20)
+    });
+    (ann_sends, bob_receives)
+}
+
 fn path_text(path: &Path) -> &str {
     path.to_str().expect("temporary folders are UTF-8")
 }
@@ -168,15 +182,7 @@ fn entries_that_cannot_be_read_are_skipped_and_said_so() {
 #[test]
 fn ctrl_c_leaves_no_half_file_on_either_side() {
     let (folder, _relay, ann, bob) = scene();
-    let file = folder.path().join("huge");
-    fs::File::create(&file)
-        .and_then(|file| file.set_len(4 << 30))
-        .expect("a sparse file");
-    let mut bob_receives = bob.receive("contacts");
-    let mut ann_sends = ann.start(&["--json", "send", "Bob", path_text(&file)]);
-    ann_sends.wait_json("some bytes", |event| {
-        event["step"]["step"] == "bytes" && event["step"]["done"].as_u64() > Some(1 << 20)
-    });
+    let (mut ann_sends, mut bob_receives) = in_the_middle(folder.path(), &ann, &bob);
     ann_sends.interrupt();
     assert_eq!(
         ended(&mut ann_sends)["step"]["record"]["outcome"],
@@ -191,15 +197,7 @@ fn ctrl_c_leaves_no_half_file_on_either_side() {
 #[test]
 fn a_receiver_that_ends_is_told_to_the_sender_and_leaves_no_half_file() {
     let (folder, _relay, ann, bob) = scene();
-    let file = folder.path().join("huge");
-    fs::File::create(&file)
-        .and_then(|file| file.set_len(4 << 30))
-        .expect("a sparse file");
-    let mut bob_receives = bob.receive("contacts");
-    let mut ann_sends = ann.start(&["--json", "send", "Bob", path_text(&file)]);
-    ann_sends.wait_json("some bytes", |event| {
-        event["step"]["step"] == "bytes" && event["step"]["done"].as_u64() > Some(1 << 20)
-    });
+    let (mut ann_sends, mut bob_receives) = in_the_middle(folder.path(), &ann, &bob);
     bob_receives.interrupt();
     assert_eq!(
         ended(&mut ann_sends)["step"]["record"]["outcome"],
