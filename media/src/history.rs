@@ -1,0 +1,49 @@
+//! What was sent and what came of it; what was received, and the reports that say so.
+
+use std::time::{Duration, Instant};
+
+use crate::Sequence;
+use crate::packet::{Class, Content, StreamReport};
+
+/// A packet that left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentPacket {
+    /// Its number.
+    pub sequence: Sequence,
+    /// When it was handed to the layer below.
+    pub sent_at: Instant,
+    /// Its bytes on the wire, all headers included.
+    pub wire_bytes: u32,
+    /// What it was for.
+    pub class: Class,
+    /// What was in it.
+    pub content: Content,
+    /// Path epoch at its sending.
+    pub path_epoch: u32,
+}
+
+/// What came of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The packet.
+    pub packet: SentPacket,
+    /// When it arrived, µs of the receiver's clock (unknown offset); `None`: it is lost.
+    pub arrived_micros: Option<u64>,
+}
+
+/// What a report taught the sender.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Feedback {
+    /// When the report came.
+    pub received_at: Instant,
+    /// Round trip without the time that the receiver held the echo.
+    pub round_trip: Option<Duration>,
+    /// Packets whose fate is newly known, in the order of their numbers. A packet is lost when three later
+    /// ones and 5 ms (or an eighth of the round trip) have passed; should it arrive after all, it comes here
+    /// a second time.
+    pub outcomes: Vec<Outcome>,
+    /// New ECN-CE marks.
+    pub ce_marks: u8,
+    /// What the receiver says of the streams that it receives.
+    pub streams: Vec<StreamReport>,
+}

@@ -1,0 +1,1 @@
+//! Buffers that adapt to measured jitter.

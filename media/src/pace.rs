@@ -1,0 +1,1 @@
+//! When each packet leaves: sound first, then resends, pictures, probes.

@@ -1,0 +1,1 @@
+//! Named threads and bounded channels from source to sink.

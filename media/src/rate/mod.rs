@@ -1,0 +1,1 @@
+//! How much the path carries, and who gets it.

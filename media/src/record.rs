@@ -1,0 +1,1 @@
+//! Recordings: fragmented MP4 that survives a crash.

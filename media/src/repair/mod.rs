@@ -1,0 +1,1 @@
+//! What to resend, protect or copy after loss.

@@ -1,0 +1,1 @@
+//! Sound and picture aligned by the sender's clock.

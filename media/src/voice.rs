@@ -1,0 +1,1 @@
+//! Echo cancellation, noise suppression, gain, levels and voice activity.
