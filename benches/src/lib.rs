@@ -1,5 +1,7 @@
 //! Landline's benchmarks and network lab: claims about the programs, measured, as rows of targets.
 
+pub mod calls;
+pub mod emulator;
 pub mod lab;
 pub mod process;
 pub mod programs;

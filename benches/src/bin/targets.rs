@@ -2,13 +2,15 @@
 //! falls short, and with 2 for an area that has no measurements yet.
 
 use std::io::stdout;
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use benches::calls::{Pinned, Stand};
 use benches::raw_quinn::Side;
-use benches::report::print;
+use benches::report::{Row, print};
 use benches::scenario::Effort;
 use benches::{process, sim, transfer};
 
@@ -29,8 +31,11 @@ enum Area {
     Connectivity(How),
     /// Transfers at speed (no measurements yet)
     Files(How),
-    /// Sound and pictures (no measurements yet)
-    Calls(How),
+    /// Sound and pictures of calls, under the conditions of a bad network
+    Calls(CallsHow),
+    /// The same inside the namespaces that `calls` makes
+    #[command(hide = true)]
+    CallsInside(CallsHow),
     /// The desktop window (no measurements yet)
     Window(How),
     /// The relay under load (no measurements yet)
@@ -53,6 +58,28 @@ struct How {
     part: Option<Part>,
 }
 
+#[derive(Args)]
+struct CallsHow {
+    #[command(flatten)]
+    how: Shown,
+    /// Only conditions whose name contains this
+    #[arg(long, default_value = "")]
+    only: String,
+    /// The path that the calls are held to
+    #[arg(long, value_enum, default_value_t = Pinned::Direct)]
+    path: Pinned,
+}
+
+#[derive(Args)]
+struct Shown {
+    /// A smoke run: one short call
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
 /// Parts of the first line.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -69,11 +96,12 @@ fn main() -> Result<ExitCode> {
             side.run()?;
             Ok(ExitCode::SUCCESS)
         }
-        Area::Connectivity(_)
-        | Area::Files(_)
-        | Area::Calls(_)
-        | Area::Window(_)
-        | Area::Relay(_) => {
+        Area::Calls(_) => calls_in_namespaces(),
+        Area::CallsInside(calls) => {
+            let stand = Stand::from_environment(Effort::of(calls.how.quick), calls.path)?;
+            report(&stand.rows(&calls.only)?, calls.how.json)
+        }
+        Area::Connectivity(_) | Area::Files(_) | Area::Window(_) | Area::Relay(_) => {
             eprintln!("this area has no measurements yet: they come with what they measure");
             Ok(ExitCode::from(2))
         }
@@ -90,7 +118,32 @@ fn first_line(how: &How) -> Result<ExitCode> {
     if how.part != Some(Part::Transfers) {
         rows.extend(sim::rows(effort)?);
     }
-    let good = print(&rows, how.json, stdout().lock())?;
+    report(&rows, how.json)
+}
+
+/// Builds the programs, and starts this one again where `lab/call-link` has made the namespaces.
+fn calls_in_namespaces() -> Result<ExitCode> {
+    process::build_programs()?;
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/call-link");
+    let arguments = std::env::args_os().skip(1).map(|argument| {
+        let inside = argument == "calls";
+        if inside {
+            "calls-inside".into()
+        } else {
+            argument
+        }
+    });
+    let mut command = Command::new(&lab);
+    command.arg(std::env::current_exe()?).args(arguments);
+    let status = command
+        .status()
+        .with_context(|| format!("starting {}", lab.display()))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+fn report(rows: &[Row], json: bool) -> Result<ExitCode> {
+    let good = print(rows, json, stdout().lock())?;
     Ok(if good {
         ExitCode::SUCCESS
     } else {
