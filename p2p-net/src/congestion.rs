@@ -2,6 +2,9 @@
 //! it packets move from the relay to a direct path and back. Here each real path has a controller of its
 //! own, chosen by a [`PathSwitch`] that the driver turns. What was sent before a switch neither grows nor
 //! shrinks the window of the path after it, and does not fill that window either.
+//!
+//! While a call runs, its own estimate sets the window (`crate::rate`): losses and delays are counted for
+//! it, and leave the controllers of the paths as they were before the call.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -12,12 +15,16 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory, Cubic, CubicConfig};
 use quinn_proto::RttEstimator;
 
+use crate::rate::{RateBlock, RateMode, SILENT_WINDOW};
+
 /// Paths whose controllers are remembered; the least recently used gives way.
 const MAX_PATHS: usize = 4;
 /// A peer may hold back an acknowledgement this long (QUIC's default `max_ack_delay`, RFC 9000 §18.2).
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 /// Losses that span a switch are not persistent congestion of the new path; so long after it none can.
 const SWITCH_MEMORY: Duration = Duration::from_secs(3);
+/// Packets under way and no acknowledgement for so long: a call's window closes down to what finds out.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// A real path, as far as congestion is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +41,8 @@ pub(crate) enum PathKey {
 pub(crate) struct PathSwitch {
     epoch: AtomicU32,
     probe_timeout_micros: AtomicU64,
+    /// What a call and the controllers tell each other.
+    pub(crate) rate: RateBlock,
     current: Mutex<(PathKey, Instant)>,
 }
 
@@ -43,6 +52,7 @@ impl PathSwitch {
         Self {
             epoch: AtomicU32::new(0),
             probe_timeout_micros: AtomicU64::new(0),
+            rate: RateBlock::default(),
             current: Mutex::new((PathKey::Relay, now)),
         }
     }
@@ -101,6 +111,8 @@ impl PathControllers {
             paths: vec![(path, Cubic::new(self.config.clone(), now, mtu))],
             in_flight: 0,
             stray: 0,
+            unanswered_since: None,
+            silent: false,
             mtu,
             deviation: Duration::ZERO,
         }
@@ -128,6 +140,10 @@ struct PathController {
     in_flight: u64,
     /// Of those, bytes sent before the switch.
     stray: u64,
+    /// Since when packets are under way and nothing was acknowledged.
+    unanswered_since: Option<Instant>,
+    /// That is too long ago, or QUIC found persistent congestion: until something is acknowledged.
+    silent: bool,
     mtu: u16,
     /// Smoothed deviation of round trip samples (RFC 9002 §5.3's `rttvar`, which quinn keeps to itself).
     deviation: Duration,
@@ -143,6 +159,9 @@ impl PathController {
         self.epoch = epoch;
         self.since = since;
         self.stray = self.in_flight;
+        // The silence was the old path's.
+        self.silent = false;
+        self.unanswered_since = None;
         let known = self.paths.iter().position(|(key, _)| *key == path);
         let entry = match known {
             Some(at) => self.paths.remove(at),
@@ -156,6 +175,10 @@ impl PathController {
         &mut self.paths[0].1
     }
 
+    fn in_call(&self) -> bool {
+        self.switch.rate.mode() != RateMode::Streams
+    }
+
     /// Takes note of `bytes` that left the flight; says whether they were sent on the path in use.
     fn settle(&mut self, sent: Instant, bytes: u64) -> bool {
         self.in_flight = self.in_flight.saturating_sub(bytes);
@@ -164,6 +187,17 @@ impl PathController {
             return false;
         }
         true
+    }
+
+    /// Takes note of `bytes` that arrived; says whether they were sent on the path in use.
+    fn answered(&mut self, sent: Instant, bytes: u64) -> bool {
+        self.switch.rate.on_acknowledged(bytes);
+        let ours = self.settle(sent, bytes);
+        if ours {
+            self.unanswered_since = None;
+            self.silent = false;
+        }
+        ours
     }
 
     fn sample(&mut self, sample: Duration, smoothed: Duration) {
@@ -184,6 +218,11 @@ impl Controller for PathController {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.follow(now);
         self.in_flight += bytes;
+        self.switch.rate.on_sent(bytes);
+        let since = *self.unanswered_since.get_or_insert(now);
+        if now.saturating_duration_since(since) > SILENCE {
+            self.silent = true;
+        }
         self.active().on_sent(now, bytes, last_packet_number);
     }
 
@@ -196,9 +235,11 @@ impl Controller for PathController {
         rtt: &RttEstimator,
     ) {
         self.follow(now);
-        if self.settle(sent, bytes) {
+        if self.answered(sent, bytes) {
             self.sample(now.saturating_duration_since(sent), rtt.get());
-            self.active().on_ack(now, sent, bytes, app_limited, rtt);
+            if !self.in_call() {
+                self.active().on_ack(now, sent, bytes, app_limited, rtt);
+            }
         }
     }
 
@@ -212,6 +253,9 @@ impl Controller for PathController {
         self.follow(now);
         self.in_flight = in_flight;
         self.stray = self.stray.min(in_flight);
+        if in_flight == 0 {
+            self.unanswered_since = None;
+        }
         self.active()
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -224,11 +268,16 @@ impl Controller for PathController {
         lost_bytes: u64,
     ) {
         self.follow(now);
+        self.switch.rate.on_congestion(lost_bytes);
         if self.settle(sent, lost_bytes) {
             let settled = now.saturating_duration_since(self.since) > SWITCH_MEMORY;
             let persistent = is_persistent_congestion && settled;
-            self.active()
-                .on_congestion_event(now, sent, persistent, lost_bytes);
+            if self.in_call() {
+                self.silent |= persistent;
+            } else {
+                self.active()
+                    .on_congestion_event(now, sent, persistent, lost_bytes);
+            }
         }
     }
 
@@ -240,6 +289,14 @@ impl Controller for PathController {
     }
 
     fn window(&self) -> u64 {
+        if let Some(wanted) = self.switch.rate.window() {
+            let followed = self.switch.epoch() == self.epoch;
+            return match (followed, self.silent) {
+                (true, true) => SILENT_WINDOW + self.stray,
+                (true, false) => wanted + self.stray,
+                (false, _) => wanted + self.in_flight,
+            };
+        }
         if self.switch.epoch() == self.epoch {
             return self.paths[0].1.window() + self.stray;
         }
@@ -265,6 +322,7 @@ impl Controller for PathController {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rate::{RateBudget, RateControl};
 
     const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -354,6 +412,70 @@ mod tests {
             (300, 300),
             "QUIC's figure rules"
         );
+    }
+
+    fn call(switch: &Arc<PathSwitch>, megabits: u64) -> RateControl {
+        let control = RateControl::new(switch.clone());
+        control.set(RateBudget {
+            mode: RateMode::Call,
+            estimate_bits_per_sec: megabits * 1_000_000,
+            min_round_trip: 50 * MILLISECOND,
+        });
+        control
+    }
+
+    #[test]
+    fn losses_in_a_call_are_counted_and_change_no_window() {
+        let (now, switch, mut controller) = start();
+        let before = controller.window();
+        let control = call(&switch, 8);
+        let window = controller.window();
+        assert_eq!(window, 600_000);
+        controller.on_sent(now, 50_000, 0);
+        controller.on_congestion_event(now + MILLISECOND, now, false, 20_000);
+        controller.on_congestion_event(now + MILLISECOND, now, false, 0);
+        assert_eq!(controller.window(), window);
+        let counters = control.counters();
+        assert_eq!((counters.sent_bytes, counters.lost_bytes), (50_000, 20_000));
+        assert_eq!(counters.congestion_marks, 1);
+        control.set(RateBudget::default());
+        assert_eq!(controller.window(), before, "as if there had been no call");
+    }
+
+    #[test]
+    fn a_call_that_hears_nothing_keeps_only_a_small_window() {
+        let (now, switch, mut controller) = start();
+        call(&switch, 8);
+        let at = |millis: u32| now + millis * MILLISECOND;
+        controller.on_sent(at(0), 1_000, 0);
+        controller.on_sent(at(900), 1_000, 1);
+        assert_eq!(controller.window(), 600_000);
+        controller.on_sent(at(1_100), 1_000, 2);
+        assert_eq!(controller.window(), SILENT_WINDOW);
+        assert!(controller.answered(at(1_100), 1_000));
+        assert_eq!(controller.window(), 600_000, "an answer opens it again");
+        controller.on_end_acks(at(1_150), 0, false, None);
+        // A pause of ours is not a silence of theirs.
+        controller.on_sent(at(9_000), 1_000, 3);
+        assert_eq!(controller.window(), 600_000);
+        controller.on_congestion_event(at(9_100), at(9_000), true, 1_000);
+        assert_eq!(controller.window(), SILENT_WINDOW, "persistent congestion");
+        switch.switch(at(9_200), direct(1));
+        controller.on_sent(at(9_210), 1_000, 4);
+        assert_eq!(controller.window(), 600_000, "of the path before, that was");
+    }
+
+    #[test]
+    fn a_switch_in_a_call_gives_credit_for_what_is_on_the_old_path() {
+        let (now, switch, mut controller) = start();
+        call(&switch, 8);
+        controller.on_sent(now, 70_000, 0);
+        switch.switch(now + MILLISECOND, direct(1));
+        assert_eq!(controller.window(), 670_000);
+        controller.on_sent(now + 2 * MILLISECOND, 1_000, 1);
+        assert_eq!(controller.window(), 670_000);
+        controller.on_congestion_event(now + 3 * MILLISECOND, now, false, 70_000);
+        assert_eq!(controller.window(), 600_000);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use crate::link::{Link, Totals};
 use crate::quic::code;
+use crate::rate::{RateControl, RateMode};
 use crate::{ConnectionError, DatagramError};
 
 /// Datagrams that begin with these bits are p2p-net's own (`wire.md` §3).
@@ -21,6 +22,8 @@ const RESERVED: u8 = 0b1100_0000;
 const SWITCHED: u8 = 0xc0;
 /// One datagram so often keeps the connection from timing out (`wire.md` §1).
 const KEEP_INTERVAL: Duration = Duration::from_secs(50);
+/// The same in a call, where a dead path must be noticed although everybody is silent.
+const CALL_KEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Datagrams that wait for [`Connection::read_datagram`] at most; the oldest gives way.
 const MAX_DATAGRAMS: usize = 1_024;
 
@@ -153,6 +156,23 @@ impl Connection {
     /// The largest datagram that [`Connection::send_datagram`] takes now, bytes.
     pub fn max_datagram_size(&self) -> usize {
         self.inner.quinn.max_datagram_size().unwrap_or(0)
+    }
+
+    /// Bytes that may still be queued for sending before the oldest datagram gives way.
+    pub fn datagram_send_buffer_space(&self) -> usize {
+        self.inner.quinn.datagram_send_buffer_space()
+    }
+
+    /// With which a call takes congestion control over. One block a peer: a call that outlives this
+    /// connection rules the next one, too.
+    pub fn rate_control(&self) -> RateControl {
+        RateControl::new(self.inner.link.switch.clone())
+    }
+
+    /// Whether the direct path has been silent for suspiciously long, so that a little traffic goes through
+    /// the relay as well.
+    pub fn is_path_suspect(&self) -> bool {
+        self.inner.link.is_duplicating()
     }
 
     /// The path now, and each change of it.
@@ -354,18 +374,24 @@ pub(crate) fn switched(epoch: u32) -> Bytes {
 }
 
 /// Attends a connection until it ends: takes datagrams off QUIC whether or not the application reads them,
-/// and keeps the connection alive.
+/// and keeps the connection alive, with more care while a call runs.
 pub(crate) async fn attend(quinn: quinn::Connection, link: Arc<Link>, datagrams: Arc<Datagrams>) {
     loop {
+        let mode_changed = link.switch.rate.changed.notified();
+        let interval = match link.switch.rate.mode() {
+            RateMode::Streams => KEEP_INTERVAL,
+            RateMode::Call | RateMode::CallAndTransfer => CALL_KEEP_INTERVAL,
+        };
         tokio::select! {
             datagram = quinn.read_datagram() => match datagram {
                 Ok(datagram) if is_reserved(&datagram) => {}
                 Ok(datagram) => datagrams.push(datagram),
                 Err(_) => break,
             },
-            () = sleep(KEEP_INTERVAL) => {
+            () = sleep(interval) => {
                 let _ = quinn.send_datagram(switched(link.switch.epoch()));
             }
+            () = mode_changed => {}
         }
     }
     datagrams.close();

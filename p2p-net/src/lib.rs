@@ -10,6 +10,7 @@ mod error;
 // The data path.
 mod congestion;
 mod link;
+mod rate;
 mod socket;
 #[cfg(test)]
 mod socket_tests;
@@ -25,6 +26,7 @@ mod signals;
 pub use connection::{Connection, Stats};
 pub use endpoint::{Config, Endpoint, RelayState, SocketProvider};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
+pub use rate::{RateBudget, RateControl, RateCounters, RateMode};
 pub use p2p_net_proto::{Fingerprint, Identity, PathInfo, PathKind, PeerId, RelayAddress, Token};
 /// Streams are quinn's own (`quinn` 0.11): the receiving half.
 pub use quinn::RecvStream;

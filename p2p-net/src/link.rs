@@ -213,6 +213,11 @@ impl Link {
         self.outgoing().route == Route::Direct(address)
     }
 
+    /// Whether some packets take both paths, because the direct one may be dead.
+    pub(crate) fn is_duplicating(&self) -> bool {
+        self.outgoing().duplicate
+    }
+
     /// Relayed packets go through `channel` from now on.
     pub(crate) fn set_channel(&self, channel: Option<Arc<Channel>>) {
         self.outgoing().channel = channel;

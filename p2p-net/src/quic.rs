@@ -32,8 +32,11 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;
 /// Sent and not acknowledged, bytes.
 const SEND_WINDOW: u64 = 16 << 20;
-/// Datagrams of a peer that wait at most, bytes; the oldest gives way.
-const DATAGRAM_BUFFER: usize = 512 << 10;
+/// Datagrams of a peer that wait to be read at most, bytes; the oldest gives way.
+const DATAGRAM_RECEIVE_BUFFER: usize = 512 << 10;
+/// Datagrams that wait to be sent at most, bytes; the oldest gives way. Small on purpose: who sends in real
+/// time queues for itself, where it can choose what to drop; here waits no more than one frame.
+pub(crate) const DATAGRAM_SEND_BUFFER: usize = 16 << 10;
 /// Streams that a peer may have open, of each kind.
 const BIDI_STREAMS: u32 = 64;
 const UNI_STREAMS: u32 = 256;
@@ -144,8 +147,8 @@ fn peer_transport(switch: &Arc<PathSwitch>) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .send_window(SEND_WINDOW)
-        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
-        .datagram_send_buffer_size(DATAGRAM_BUFFER)
+        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
         .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS))
         .congestion_controller_factory(Arc::new(PathControllers::new(switch.clone())));

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_net::{
-    Config, Connection, Endpoint, Identity, PathKind, RecvStream, RelayAddress, RelayState,
-    SocketProvider,
+    Config, Connection, Endpoint, Identity, PathKind, RateBudget, RateMode, RecvStream,
+    RelayAddress, RelayState, SocketProvider,
 };
-use p2p_net_sim::{LinkConfig, NatConfig, SimHost, SimNet};
+use p2p_net_sim::{LinkConfig, Loss, NatConfig, SimHost, SimNet};
 use relay::Relay;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -283,4 +283,84 @@ async fn a_relayed_transfer_goes_on_after_the_relay_restarts() {
     assert!(stall < Duration::from_secs(5), "{stall:?}");
     assert!(flow(&mut receive, Duration::from_secs(2)).await < Duration::from_secs(1));
     assert!(!dialled.is_closed());
+}
+
+/// What became of the datagrams of one flow: the share that arrived, and the 50th and 95th percentile of
+/// what they waited beyond the delay of the links.
+#[derive(Debug)]
+struct Flow {
+    arrived: f64,
+    wait: [Duration; 2],
+}
+
+/// Sends pictures like a camera does, 30 a second of 9 packets, 2.5 Mbit/s in all, over 25 ms and `loss`.
+async fn camera(seed: u64, loss: f64, mode: RateMode) -> Flow {
+    const PICTURES: u32 = 300;
+    const PACKETS: u32 = 9;
+    let delay = Duration::from_millis(25);
+    let perfect = LinkConfig::delay(delay);
+    let stand = Stand::new(seed, [NatConfig::full_cone(); 2], perfect).await;
+    let (dialled, accepted) = stand.connect().await;
+    wait_path(&dialled, PathKind::Direct).await;
+    wait_path(&accepted, PathKind::Direct).await;
+    let [one, two] = &stand.hosts;
+    stand
+        .net
+        .set_link(one, two, perfect.with_loss(Loss::Random(loss)));
+    let budget = RateBudget {
+        mode,
+        estimate_bits_per_sec: 3_000_000,
+        min_round_trip: 2 * delay,
+    };
+    dialled.rate_control().set(budget);
+    accepted.rate_control().set(budget);
+    let began = Instant::now();
+    let reader = tokio::spawn(async move {
+        let mut waits = Vec::new();
+        while let Ok(Ok(datagram)) = timeout(Duration::from_secs(4), accepted.read_datagram()).await
+        {
+            let mut stamp = [0; 8];
+            stamp.copy_from_slice(&datagram[1..9]);
+            let sent = Duration::from_micros(u64::from_be_bytes(stamp));
+            waits.push(began.elapsed().saturating_sub(sent + delay));
+        }
+        waits
+    });
+    for picture in 0..PICTURES {
+        tokio::time::sleep_until(began + picture * Duration::from_secs(1) / 30).await;
+        for _ in 0..PACKETS {
+            let mut datagram = vec![0; 1_150];
+            let now = u64::try_from(began.elapsed().as_micros()).expect("a short test");
+            datagram[1..9].copy_from_slice(&now.to_be_bytes());
+            dialled.send_datagram(datagram.into()).expect("alive");
+        }
+    }
+    let mut waits = reader.await.expect("the reader ends");
+    let counters = dialled.rate_control().counters();
+    let seen = counters.acknowledged_bytes + counters.lost_bytes;
+    let share = seen as f64 / counters.sent_bytes as f64;
+    assert!((0.98..1.02).contains(&share), "{counters:?}");
+    waits.sort_unstable();
+    let arrived = waits.len() as f64 / f64::from(PICTURES * PACKETS);
+    let at = |percent: usize| waits.get(waits.len() * percent / 100);
+    let wait = [50, 95].map(|percent| at(percent).copied().unwrap_or_default());
+    Flow { arrived, wait }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_rules_its_window_whatever_is_lost() {
+    for seed in 0..3 {
+        let call = camera(seed, 0.05, RateMode::Call).await;
+        println!("seed {seed}: {call:?}");
+        assert!(call.arrived >= 0.94, "seed {seed}: {}", call.arrived);
+        let [middle, late] = call.wait;
+        assert!(
+            middle <= Duration::from_millis(5),
+            "seed {seed}: {middle:?}"
+        );
+        assert!(late <= Duration::from_millis(15), "seed {seed}: {late:?}");
+    }
+    let streams = camera(0, 0.05, RateMode::Streams).await;
+    println!("without a call: {streams:?}");
+    assert!(streams.arrived < 0.8, "without a call: {}", streams.arrived);
 }
