@@ -11,6 +11,7 @@ mod ids;
 mod time;
 mod transport;
 
+pub mod bitstream;
 pub mod call;
 pub mod history;
 pub mod jitter;
@@ -21,8 +22,6 @@ pub mod repair;
 pub mod stats;
 pub mod sync;
 
-#[cfg(feature = "codecs")]
-pub mod bitstream;
 #[cfg(feature = "codecs")]
 pub mod convert;
 #[cfg(feature = "codecs")]

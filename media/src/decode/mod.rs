@@ -1,1 +1,8 @@
-//! Decoders.
+//! Decoders: H.264 to pictures ([`PictureDecoder`]), Opus to sound ([`OpusDecoder`]). What they are given
+//! came from outside.
+
+mod h264;
+mod opus;
+
+pub use h264::{DecodeError, PictureDecoder};
+pub use opus::{OpusDecoder, SoundDecodeError};

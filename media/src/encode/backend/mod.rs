@@ -1,0 +1,3 @@
+//! The libraries that encode, each behind a safe face of ours.
+
+pub(super) mod openh264;

@@ -1,0 +1,1 @@
+//! openh264's encoder through its raw interface.

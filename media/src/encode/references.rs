@@ -1,0 +1,1 @@
+//! Which frame refers to which, read from the slices that the encoder wrote.
