@@ -106,6 +106,14 @@ impl Row {
         }
     }
 
+    /// The same figure, only shown; a measurement that failed stays failed.
+    pub fn unjudged(self) -> Self {
+        match self.measured {
+            Some(measured) => Self::new(self.target, Bar::Shown, measured, self.unit, self.beside),
+            None => self,
+        }
+    }
+
     fn measured_text(&self) -> String {
         match (self.measured, self.bar) {
             (None, _) => "–".to_owned(),
@@ -239,6 +247,12 @@ mod tests {
         assert!(Row::new("rate", Bar::Shown, 0.1, "ratio", "").ok);
         assert!(!Row::new("rate", Bar::Shown, f64::NAN, "ratio", "").ok);
         assert!(!Row::failed("rate", Bar::AtLeast(0.0), "ratio", "no relay").ok);
+        assert!(
+            Row::new("rate", Bar::AtLeast(1.0), 0.1, "", "")
+                .unjudged()
+                .ok
+        );
+        assert!(!Row::failed("rate", Bar::Holds, "", "").unjudged().ok);
     }
 
     #[test]

@@ -60,6 +60,11 @@ impl Sound {
         Ok(Self { samples, marks })
     }
 
+    #[cfg(test)]
+    pub(super) fn made(samples: Vec<f32>, marks: Vec<(u64, u64)>) -> Self {
+        Self { samples, marks }
+    }
+
     /// When sample `index` passed, µs.
     pub fn micros_at(&self, index: u64) -> Option<u64> {
         let after = self.marks.partition_point(|(at, _)| *at <= index);

@@ -162,3 +162,52 @@ fn wide(samples: &[f32]) -> Vec<i16> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bursts of noise through a resonance, as syllables are.
+    fn speech(seconds: usize) -> Vec<f32> {
+        let (mut state, mut low, mut lower) = (1_u32, 0.0_f32, 0.0_f32);
+        (0..seconds * RATE)
+            .map(|index| {
+                state ^= state << 13;
+                state ^= state >> 17;
+                state ^= state << 5;
+                let noise = (state >> 8) as f32 / 8_388_608.0 - 1.0;
+                low += 0.1 * (noise - low);
+                lower += 0.1 * (low - lower);
+                let syllable = (index as f32 / RATE as f32 * 25.0).sin().max(0.0);
+                2.0 * lower * syllable
+            })
+            .collect()
+    }
+
+    fn marks(samples: usize, offset: u64) -> Vec<(u64, u64)> {
+        let piece = |at: usize| (at as u64, offset + at as u64 * 1_000_000 / RATE as u64);
+        (0..samples).step_by(480).map(piece).collect()
+    }
+
+    #[test]
+    fn latency_and_quality_of_a_delayed_copy_are_found() {
+        let samples = speech(12);
+        let said = Sound::made(samples.clone(), marks(samples.len(), 1_000_000));
+        // The other recording began 0.3 s later, and has everything 60 ms after it was said.
+        let shifted = samples[RATE * 3 / 10 - RATE * 6 / 100..].to_vec();
+        let length = shifted.len();
+        let heard = Sound::made(shifted, marks(length, 1_300_000));
+        let voice = judge(&said, &heard, 2_000_000, 12_000_000).expect("figures");
+        assert!((voice.latency_millis.0 - 60.0).abs() < 0.5, "{voice:?}");
+        assert!((voice.latency_millis.1 - 60.0).abs() < 0.5, "{voice:?}");
+        assert!(voice.told_percent > 95.0 && voice.pesq > 4.5, "{voice:?}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_told() {
+        let samples = speech(6);
+        let said = Sound::made(samples.clone(), marks(samples.len(), 0));
+        let heard = Sound::made(vec![0.0; 6 * RATE], marks(6 * RATE, 0));
+        assert_eq!(judge(&said, &heard, 500_000, 4_000_000), None);
+    }
+}
