@@ -1,9 +1,15 @@
 //! What was sent and what came of it; what was received, and the reports that say so.
 
+mod receive;
+mod sent;
+
 use std::time::{Duration, Instant};
 
 use crate::Sequence;
 use crate::packet::{Class, Content, StreamReport};
+
+pub use receive::{ReceiveHistory, ReceiveStats};
+pub use sent::{ReportError, SentHistory, SentStats};
 
 /// A packet that left.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +45,12 @@ pub struct Feedback {
     /// Round trip without the time that the receiver held the echo.
     pub round_trip: Option<Duration>,
     /// Packets whose fate is newly known, in the order of their numbers. A packet is lost when three later
-    /// ones and 5 ms (or an eighth of the round trip) have passed; should it arrive after all, it comes here
-    /// a second time.
+    /// ones and 5 ms (or an eighth of the round trip, if that is longer) have passed; should it arrive after
+    /// all, it comes here a second time.
     pub outcomes: Vec<Outcome>,
     /// New ECN-CE marks.
     pub ce_marks: u8,
-    /// What the receiver says of the streams that it receives.
+    /// What the receiver says of the streams that it receives, with the numbers that we gave to frames; empty
+    /// if a newer report came before this one.
     pub streams: Vec<StreamReport>,
 }

@@ -1,9 +1,32 @@
 //! Frames and sound to datagrams and back: formats, fragments, assembly. One datagram is one packet; all
 //! integers are big-endian. The parsers are total, and allocate nothing from declared lengths.
 
+mod audio;
+mod clock;
+mod fragment;
+mod header;
+mod parity;
+mod receiver;
+mod report;
+mod video;
+mod writer;
+
 use bytes::Bytes;
 
-use crate::{AudioTime, FrameNumber, Sequence, StreamId, VideoTime};
+use crate::{AUDIO, AudioTime, FrameNumber, Sequence, StreamId, VideoTime};
+
+pub use audio::{COPIES_MAX, COPY_OFFSET_MAX, RawAudio, RawCopy, SOUND_BYTES_MAX};
+pub use clock::{Unwrapper, WireClock, nearest};
+pub use fragment::{
+    FRAGMENTS_MAX, FRAME_BYTES_MAX, FragmentError, Fragments, fragment, fragment_budget,
+    fragment_len, fragment_size,
+};
+pub use header::{HEADER_BYTES, Header, Kind, ParseError, RawBody, VERSION, parse};
+pub use parity::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX, RawCoveredFrame, RawParity, WINDOW_MAX};
+pub use receiver::{Packet, ReceiveError, Receiver, StreamFormat};
+pub use report::{REPORT_PACKETS_MAX, RawReport, RawStreamReport, report_len};
+pub use video::{FrameFlags, RawVideo};
+pub use writer::{WriteError, Writer};
 
 /// Bytes that every packet costs on the wire beyond its own: IPv4, UDP, QUIC's packet and DATAGRAM frame.
 pub const WIRE_OVERHEAD_BYTES: usize = 58;
@@ -71,6 +94,8 @@ pub enum Body {
     Probe {
         /// Its cluster.
         cluster: u8,
+        /// Zeros after that, bytes.
+        padding: usize,
     },
     /// The sender's packets take another path from here on.
     PathMark {
@@ -79,6 +104,48 @@ pub enum Body {
         /// Why, for statistics.
         reason: u8,
     },
+}
+
+impl Body {
+    /// What its sender must remember of it.
+    pub fn content(&self) -> Content {
+        match self {
+            Self::Audio(audio) => Content::Audio {
+                number: audio.primary.number,
+            },
+            Self::Video(video) => Content::Video {
+                stream: video.frame.stream,
+                frame: video.frame.number,
+                fragment: video.fragment,
+                attempt: video.attempt,
+            },
+            Self::Parity(parity) => Content::Parity {
+                stream: parity.stream(),
+                frame: parity.frames.first().map_or(0, |frame| frame.info.number),
+            },
+            Self::Report(_) | Self::PathMark { .. } => Content::Report,
+            Self::Probe { cluster, .. } => Content::Probe { cluster: *cluster },
+        }
+    }
+
+    /// In which order it leaves.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Audio(_) | Self::Report(_) | Self::PathMark { .. } => Class::Audio,
+            Self::Video(video) if video.attempt > 0 => Class::Resend,
+            Self::Video(_) | Self::Parity(_) => Class::Video,
+            Self::Probe { .. } => Class::Probe,
+        }
+    }
+
+    /// The stream that its header names; [`AUDIO`] for what belongs to none.
+    fn stream(&self) -> StreamId {
+        match self {
+            Self::Video(video) => video.frame.stream,
+            Self::Parity(parity) => parity.stream(),
+            Self::Audio(_) | Self::Report(_) | Self::Probe { .. } | Self::PathMark { .. } => AUDIO,
+        }
+    }
 }
 
 /// One Opus packet inside an audio packet.
@@ -171,12 +238,23 @@ pub struct ParityBody {
     pub shard: Bytes,
 }
 
+impl ParityBody {
+    /// The stream of its frames.
+    pub fn stream(&self) -> StreamId {
+        self.frames.first().map_or(AUDIO, |frame| frame.info.stream)
+    }
+}
+
 /// What arrived since the last report that the sender is known to have.
+///
+/// [`crate::history::ReceiveHistory`] makes it; [`crate::history::SentHistory`] reads it, and takes of `base`
+/// and of the frames in `streams` only the 16 bits that were on the wire: it knows which ones it sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The first packet that it speaks of, whole again by whoever sent that packet; 16 bits on the wire.
+    /// The first packet that it speaks of; 16 bits on the wire.
     pub base: Sequence,
-    /// The receiver's clock at writing, µs, 24 bits of 4 µs on the wire; unwrapped by the parser's caller.
+    /// The receiver's clock at writing, µs, a multiple of 500 so that all reports place an arrival at the same
+    /// moment; 24 bits of 4 µs on the wire, unwrapped by [`Receiver`].
     pub time_micros: u64,
     /// The send time of the newest packet received (as it stood in it, 24 bits of 4 µs).
     pub echoed_send_time: u32,
@@ -199,10 +277,10 @@ pub struct StreamReport {
     pub refresh_wanted: bool,
     /// The decoder cannot keep up: half the frame rate is wanted.
     pub slow_down: bool,
-    /// The last frame that was decoded; 16 bits on the wire.
-    pub last_decoded: FrameNumber,
-    /// The first frame that is missing; 16 bits on the wire.
-    pub first_missing: FrameNumber,
+    /// The last frame that was decoded, if any was; 16 bits on the wire.
+    pub last_decoded: Option<FrameNumber>,
+    /// The first frame that is missing, if one is; 16 bits on the wire.
+    pub first_missing: Option<FrameNumber>,
     /// What waits in the buffer, ms.
     pub buffer_millis: u16,
 }
