@@ -1,1 +1,0 @@
-//! Named threads and bounded channels from source to sink.
