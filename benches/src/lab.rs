@@ -26,6 +26,55 @@ const CUT_MBIT: u64 = 80;
 /// Longest time of one transfer.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// Kinds of NAT that `lab/two-nats` can make (RFC 4787).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Nat {
+    /// None.
+    Open,
+    /// One mapping, everybody gets in.
+    FullCone,
+    /// One mapping, in gets who was spoken to.
+    AddressRestricted,
+    /// One mapping, in gets who was spoken to at that port.
+    PortRestricted,
+    /// A mapping for each destination, at random.
+    Symmetric,
+    /// A mapping for each destination, in order.
+    SymmetricSequential,
+    /// A mapping for each destination, out of few ports.
+    SymmetricBlock,
+}
+
+impl Nat {
+    const fn maps_by_destination(self) -> bool {
+        matches!(
+            self,
+            Self::Symmetric | Self::SymmetricSequential | Self::SymmetricBlock
+        )
+    }
+
+    /// Whether two hosts behind these can talk directly without guessing ports: one side must be reachable
+    /// from a port that nobody could know before.
+    fn direct_without_guessing(self, other: Self) -> bool {
+        let admits = |nat: Self, from: Self| {
+            !from.maps_by_destination()
+                || matches!(nat, Self::Open | Self::FullCone | Self::AddressRestricted)
+        };
+        let hard = self.maps_by_destination() && other.maps_by_destination();
+        !hard && admits(self, other) && admits(other, self)
+    }
+}
+
+impl std::fmt::Display for Nat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = clap::ValueEnum::to_possible_value(self);
+        f.write_str(value.as_ref().map_or("?", |value| value.get_name()))
+    }
+}
+
+/// How long a pair that may become direct has for it in the matrix.
+const PAIR_LIMIT: Duration = Duration::from_secs(8);
+
 /// The laboratory, as the environment describes it.
 pub struct Lab {
     prefix: String,
@@ -81,6 +130,52 @@ impl Lab {
         rows.extend(self.file(&users, &counters, &mut bob_engine));
         rows.extend(self.folder(&users, &counters, &mut bob_engine));
         rows.extend(self.cut(&users, &counters, &mut bob_engine));
+        Ok(rows)
+    }
+
+    /// Rows of one pair of NATs: they chat, and talk directly where no port needs to be guessed.
+    ///
+    /// # Errors
+    /// Where the programs do not even start.
+    pub fn pair(&self, one: Nat, other: Nat) -> Result<Vec<Row>> {
+        let relay = Relay::start(&self.machine("r"), &self.path("relay"), RELAY, 3_478)?;
+        let users = Users {
+            alice: Client::new(self.machine("a"), self.path("alice"), relay.address.clone())?,
+            bob: Client::new(self.machine("b"), self.path("bob"), relay.address.clone())?,
+            into: [self.path("for alice"), self.path("for bob")],
+        };
+        for folder in &users.into {
+            fs::create_dir(folder)?;
+        }
+        let _engines = [
+            users.alice.receive(&users.into[0])?,
+            users.bob.receive(&users.into[1])?,
+        ];
+        let expected = one.direct_without_guessing(other);
+        let name = |what: &str| format!("{one} × {other}: {what}");
+        let mut rows = vec![row(&name("chat is delivered"), self.chat(&users))];
+        let began = Instant::now();
+        let direct = loop {
+            let [near, far] = [
+                path_of(&users.alice, &users.bob)?,
+                path_of(&users.bob, &users.alice)?,
+            ];
+            let direct = near == "Direct" && far == "Direct";
+            if direct || !expected || began.elapsed() > PAIR_LIMIT {
+                break direct;
+            }
+            sleep(WINDOW);
+        };
+        rows.push(if expected {
+            Row::holds(name("direct"), direct, "landline peers, on both sides")
+        } else {
+            let beside = if direct { "direct" } else { "relayed" };
+            Row::holds(
+                name("direct, or relayed: ports would have to be guessed"),
+                true,
+                beside,
+            )
+        });
         Ok(rows)
     }
 
@@ -445,6 +540,20 @@ mod tests {
         ]});
         assert_eq!(path_in(&value, "other").as_deref(), Some("Direct"));
         assert_eq!(path_in(&value, "nobody"), None);
+    }
+
+    #[test]
+    fn what_mathematics_allows_is_known() {
+        use Nat::{AddressRestricted, FullCone, Open, PortRestricted, Symmetric, SymmetricBlock};
+        for easy in [Open, FullCone, AddressRestricted] {
+            assert!(easy.direct_without_guessing(Symmetric));
+            assert!(SymmetricBlock.direct_without_guessing(easy));
+            assert!(easy.direct_without_guessing(PortRestricted));
+        }
+        assert!(PortRestricted.direct_without_guessing(PortRestricted));
+        assert!(!PortRestricted.direct_without_guessing(Symmetric));
+        assert!(!Symmetric.direct_without_guessing(Symmetric));
+        assert_eq!(AddressRestricted.to_string(), "address-restricted");
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::io::stdout;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
-use benches::lab::Lab;
+use benches::lab::{Lab, Nat};
 use benches::report::print;
 use benches::scenario::Effort;
 
@@ -19,11 +19,28 @@ struct Cli {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Only whether these two kinds of NAT chat and talk directly; started by benches/lab/matrix
+    Pair {
+        /// The NAT of one side
+        one: Nat,
+        /// The NAT of the other
+        other: Nat,
+    },
 }
 
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    let rows = Lab::from_environment(Effort::of(cli.quick))?.rows()?;
+    let lab = Lab::from_environment(Effort::of(cli.quick))?;
+    let rows = match cli.what {
+        None => lab.rows()?,
+        Some(What::Pair { one, other }) => lab.pair(one, other)?,
+    };
     let good = print(&rows, cli.json, stdout().lock())?;
     Ok(if good {
         ExitCode::SUCCESS
