@@ -8,6 +8,7 @@ pub mod problem;
 pub mod settings;
 
 // What is decided, purely.
+pub mod call;
 pub mod chat;
 pub mod contacts;
 pub mod wire;

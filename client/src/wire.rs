@@ -2,12 +2,20 @@
 //! [`p2p_net_proto::codec`], bounds checked here. A peer is a stranger until proven a friend: every body has a
 //! limit, and unknown kinds are skipped so that versions can mix.
 
+mod call;
+
 use p2p_net::PeerId;
 use p2p_net_proto::codec::{self, CodecError, Frame, Message as FrameMessage};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::settings::MAX_NAME_LEN;
+
+pub use call::{
+    CALLS, CallAccept, CallEnd, CallFrame, CallInvite, CallPulse, CallRinging, CallState,
+    MAX_REASON_LEN, MEDIA_VERSIONS, Quality, Sources, StreamEntry, codec_id, common_version,
+    end_code, stream_use,
+};
 
 /// The version that this code speaks.
 pub const VERSION: u16 = 1;
@@ -110,6 +118,8 @@ pub enum ControlFrame {
     Ping(Ping),
     /// See [`Pong`].
     Pong(Pong),
+    /// See [`CallFrame`].
+    Call(CallFrame),
 }
 
 /// A frame on a chat stream.
@@ -161,7 +171,7 @@ impl ControlFrame {
             }
             Ping::KIND => Self::Ping(frame.decode()?),
             Pong::KIND => Self::Pong(frame.decode()?),
-            _ => return Ok(None),
+            _ => return Ok(CallFrame::decode(frame)?.map(Self::Call)),
         }))
     }
 
@@ -174,6 +184,7 @@ impl ControlFrame {
             Self::Hello(message) => codec::encode(message),
             Self::Ping(message) => codec::encode(message),
             Self::Pong(message) => codec::encode(message),
+            Self::Call(frame) => frame.encode(),
         }
     }
 }
@@ -354,7 +365,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hostile_bodies_never_panic(kind in 0u16..0x0110, body: Vec<u8>) {
+        fn hostile_bodies_never_panic(kind in prop_oneof![0u16..0x0110, 0x0300u16..0x0310], body: Vec<u8>) {
             let frame = Frame { kind, body: body.into() };
             let _ = ChatFrame::decode(&frame);
             let _ = ControlFrame::decode(&frame);
