@@ -1,7 +1,11 @@
 //! What was sent and what came of it; what was received, and the reports that say so.
 
+mod holes;
 mod receive;
+mod round_trip;
+mod schedule;
 mod sent;
+mod window;
 
 use std::time::{Duration, Instant};
 
