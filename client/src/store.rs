@@ -1,9 +1,10 @@
-//! What must survive a restart: contacts, messages, transfers, remembered relay keys. SQLite in WAL mode;
+//! What must survive a restart: contacts, messages, transfers, calls, remembered relay keys. SQLite in WAL mode;
 //! one thread owns the connection and takes one job after another from a bounded queue, so that writes
 //! have an order and the async side never waits on a disk.
 //!
 //! Several processes may have it open (`history` while an engine runs); SQLite's locks sort that out.
 
+pub mod calls;
 pub mod contacts;
 pub mod messages;
 pub mod relays;

@@ -77,6 +77,19 @@ const STEPS: &[&str] = &["
         confirmed_at_millis INTEGER NOT NULL,
         PRIMARY KEY (host, port)
     ) STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE calls (
+        row INTEGER PRIMARY KEY,
+        peer BLOB NOT NULL CHECK (length(peer) = 32),
+        outgoing INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        detail TEXT,
+        started_at_millis INTEGER NOT NULL,
+        elapsed_millis INTEGER NOT NULL,
+        -- missed, and nobody has looked yet
+        unseen INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX calls_unseen ON calls (row) WHERE unseen = 1;
 "];
 
 /// Brings a store to the newest format, each step in a transaction of its own.
@@ -96,4 +109,29 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_the_first_format_keeps_what_it_has_and_learns_calls() {
+        let mut db = Connection::open_in_memory().expect("memory is there");
+        db.execute_batch(STEPS[0]).expect("the first format");
+        db.pragma_update(None, "user_version", 1).expect("set");
+        db.execute(
+            "INSERT INTO relays VALUES ('relay.example.org', 443, 'key', 5)",
+            [],
+        )
+        .expect("stored");
+        migrate(&mut db).expect("migrates");
+        let count = |table: &str| -> i64 {
+            db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
+                row.get(0)
+            })
+            .expect("a table")
+        };
+        assert_eq!((count("relays"), count("calls")), (1, 0));
+    }
 }
