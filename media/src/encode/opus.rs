@@ -1,13 +1,33 @@
 //! Sound to Opus at 48 kHz, one block in and one packet out.
 
-use crate::{EncodedSound, Samples};
+use bytes::Bytes;
+use opusic_sys::{
+    OPUS_SET_BITRATE_REQUEST, OPUS_SET_COMPLEXITY_REQUEST, OPUS_SET_DRED_DURATION_REQUEST,
+    OPUS_SET_DTX_REQUEST, OPUS_SET_INBAND_FEC_REQUEST, OPUS_SET_PACKET_LOSS_PERC_REQUEST,
+};
+
+use super::backend::opus::Backend;
+use crate::{EncodedSound, MAX_CHANNELS, Samples};
+
+/// Bytes of a packet at most (RFC 6716 §3.4).
+pub const MAX_SOUND_PACKET: usize = 1_275;
+/// How hard the encoder tries, 0 to 10: 7.6 ms of processor for a second of sound; 10 takes half as much
+/// again and is not heard.
+const COMPLEXITY: i32 = 9;
+/// Bits a second that Opus takes (RFC 6716 §2.1.1).
+const RATES: (u32, u32) = (6_000, 510_000);
+/// A packet of discontinuous transmission has at most this many bytes: the table of contents, and nothing or
+/// next to nothing behind it.
+const SILENT: usize = 2;
+/// Deep redundancy reaches back at most this far, in units of 10 ms.
+const MAX_DEEP: u8 = 100;
 
 /// How a [`SoundEncoder`] begins.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SoundConfig {
     /// 1 or 2.
     pub channels: u8,
-    /// Payload, bits a second; 6,000 to 510,000.
+    /// Payload, bits a second, 6,000 to 510,000; what is outside is clipped.
     pub bits_per_second: u32,
     /// Share of packets that will be lost for good, 0 to 1: with some, each packet carries a coarse copy of
     /// the one before (LBRR). 0 spends nothing on it.
@@ -29,10 +49,13 @@ impl Default for SoundConfig {
 }
 
 /// Why there is no encoder of sound, or no packet from it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SoundEncodeError {
-    /// A block that Opus has no frame for.
+    /// Neither 1 nor 2 channels.
+    #[error("{0} channels are not possible: 1 or 2")]
+    Channels(u8),
+    /// A block that is no frame of this stream: another length than 10, 20, 40 or 60 ms, or other channels.
     #[error("a block of {samples} samples in {channels} channels is no Opus frame of this stream")]
     Block {
         /// Samples of each channel.
@@ -41,13 +64,17 @@ pub enum SoundEncodeError {
         channels: u8,
     },
     /// The library refused.
-    #[error("the Opus encoder failed")]
-    Library(#[from] opus::Error),
+    #[error("the Opus encoder failed, code {0}")]
+    Library(i32),
 }
 
-/// An Opus encoder of one stream.
+/// An Opus encoder of one stream. All that can be set holds from the next packet on.
 #[derive(Debug)]
-pub struct SoundEncoder {}
+pub struct SoundEncoder {
+    backend: Backend,
+    channels: u8,
+    buffer: Box<[u8; MAX_SOUND_PACKET]>,
+}
 
 impl SoundEncoder {
     /// Samples that Opus holds back at 48 kHz: the decoder gives out sound this much later than it went in.
@@ -56,45 +83,93 @@ impl SoundEncoder {
     /// Sets up an encoder.
     ///
     /// # Errors
-    /// [`SoundEncodeError::Library`], also for a number of channels that is impossible.
-    pub fn new(_config: SoundConfig) -> Result<Self, SoundEncodeError> {
-        Ok(Self {})
+    /// [`SoundEncodeError::Channels`], [`SoundEncodeError::Library`].
+    pub fn new(config: SoundConfig) -> Result<Self, SoundEncodeError> {
+        if !(1..=MAX_CHANNELS).contains(&config.channels) {
+            return Err(SoundEncodeError::Channels(config.channels));
+        }
+        let mut backend = Backend::new(config.channels)?;
+        backend.set(OPUS_SET_COMPLEXITY_REQUEST, COMPLEXITY)?;
+        let mut this = Self {
+            backend,
+            channels: config.channels,
+            buffer: Box::new([0; MAX_SOUND_PACKET]),
+        };
+        this.set_rate(config.bits_per_second)?;
+        this.set_expected_loss(config.expected_loss)?;
+        this.set_discontinuous(config.discontinuous)?;
+        Ok(this)
     }
 
     /// Encodes a block of 10, 20, 40 or 60 ms, as it comes: the length may differ from block to block.
     /// `voice` says that somebody speaks in it, and goes with the packet.
     ///
     /// # Errors
-    /// [`SoundEncodeError`].
+    /// [`SoundEncodeError::Block`], [`SoundEncodeError::Library`].
     pub fn encode(
         &mut self,
-        _block: &Samples<f32>,
-        _voice: bool,
+        block: &Samples<f32>,
+        voice: bool,
     ) -> Result<EncodedSound, SoundEncodeError> {
-        todo!()
+        let samples = block.samples_each();
+        let fits = matches!(samples, 480 | 960 | 1_920 | 2_880);
+        if !fits || block.channels() != self.channels {
+            return Err(SoundEncodeError::Block {
+                samples,
+                channels: block.channels(),
+            });
+        }
+        let len = self.backend.encode(block.data(), &mut self.buffer[..])?;
+        let packet = self.buffer.get(..len).unwrap_or_default();
+        Ok(EncodedSound {
+            time: block.time,
+            data: Bytes::copy_from_slice(packet),
+            samples: samples as u32,
+            voice,
+            silence: len <= SILENT,
+        })
     }
 
-    /// Aims at another rate of payload from the next packet on, bits a second.
+    /// Aims at another rate of payload, bits a second.
     ///
     /// # Errors
     /// [`SoundEncodeError::Library`].
-    pub fn set_rate(&mut self, _bits_per_second: u32) -> Result<(), SoundEncodeError> {
-        todo!()
+    pub fn set_rate(&mut self, bits_per_second: u32) -> Result<(), SoundEncodeError> {
+        let rate = bits_per_second.clamp(RATES.0, RATES.1);
+        self.backend.set(OPUS_SET_BITRATE_REQUEST, rate as i32)
     }
 
     /// Prepares for another share of packets lost for good, 0 to 1; see [`SoundConfig::expected_loss`].
     ///
     /// # Errors
     /// [`SoundEncodeError::Library`].
-    pub fn set_expected_loss(&mut self, _share: f32) -> Result<(), SoundEncodeError> {
-        todo!()
+    pub fn set_expected_loss(&mut self, share: f32) -> Result<(), SoundEncodeError> {
+        // What is no number becomes 0.
+        let percent = (share * 100.0).ceil().max(0.0).min(100.0) as i32;
+        self.backend
+            .set(OPUS_SET_INBAND_FEC_REQUEST, i32::from(percent > 0))?;
+        self.backend.set(OPUS_SET_PACKET_LOSS_PERC_REQUEST, percent)
     }
 
     /// Switches discontinuous transmission.
     ///
     /// # Errors
     /// [`SoundEncodeError::Library`].
-    pub fn set_discontinuous(&mut self, _discontinuous: bool) -> Result<(), SoundEncodeError> {
-        todo!()
+    pub fn set_discontinuous(&mut self, discontinuous: bool) -> Result<(), SoundEncodeError> {
+        self.backend
+            .set(OPUS_SET_DTX_REQUEST, i32::from(discontinuous))
+    }
+
+    /// Lets each packet carry a very coarse copy of the last `tens` × 10 ms (DRED), against bursts of loss
+    /// that copies do not bridge; about 5 kbit/s of what the rate allows. 0 switches it off. Not together
+    /// with an expected loss: both together are worse than either. The library leaves it out of packets that
+    /// the rate leaves no room for.
+    ///
+    /// # Errors
+    /// [`SoundEncodeError::Library`].
+    pub fn set_deep_redundancy(&mut self, tens: u8) -> Result<(), SoundEncodeError> {
+        let tens = tens.min(MAX_DEEP);
+        self.backend
+            .set(OPUS_SET_DRED_DURATION_REQUEST, tens.into())
     }
 }
