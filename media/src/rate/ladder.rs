@@ -1,8 +1,90 @@
-//! Which size and frame rate the camera's share is worth.
+//! Which size and frame rate the camera's share is worth, slow to change and quick to fall.
 
 use std::time::{Duration, Instant};
 
 use crate::PictureSize;
+
+/// What a rung needs and gives.
+struct Rung {
+    /// The least share it is used at, bits a second.
+    from_bits_per_sec: u64,
+    /// Lines of the picture.
+    height: u32,
+    /// Pictures a second.
+    frames_per_sec: u32,
+    /// A key frame of camera content, bytes.
+    key_frame_bytes: u32,
+    /// It costs more processor than every machine has.
+    heavy: bool,
+}
+
+/// The rungs, highest first. Edges and key frames are those measured with openh264 on camera content.
+const RUNGS: [Rung; 5] = [
+    Rung {
+        from_bits_per_sec: 2_800_000,
+        height: 1_080,
+        frames_per_sec: 30,
+        key_frame_bytes: 40_000,
+        heavy: true,
+    },
+    Rung {
+        from_bits_per_sec: 700_000,
+        height: 720,
+        frames_per_sec: 30,
+        key_frame_bytes: 18_000,
+        heavy: false,
+    },
+    Rung {
+        from_bits_per_sec: 380_000,
+        height: 540,
+        frames_per_sec: 30,
+        key_frame_bytes: 11_000,
+        heavy: false,
+    },
+    Rung {
+        from_bits_per_sec: 130_000,
+        height: 360,
+        frames_per_sec: 30,
+        key_frame_bytes: 6_200,
+        heavy: false,
+    },
+    Rung {
+        from_bits_per_sec: 50_000,
+        height: 180,
+        frames_per_sec: 15,
+        key_frame_bytes: 2_000,
+        heavy: false,
+    },
+];
+const LOWEST: usize = RUNGS.len() - 1;
+/// The rung of 360 lines, whose frame rate falls before its size does.
+const SLOWING: usize = 3;
+/// Pictures a second on that rung below [`SLOW_BELOW`] bits a second, and again the full rate from [`FULL_FROM`].
+const SLOW_FRAMES_PER_SEC: u32 = 20;
+const SLOW_BELOW: u64 = 200_000;
+const FULL_FROM: u64 = 215_000;
+/// A higher rung is taken at this multiple of its edge, and left at that.
+const UP: f64 = 1.25;
+const DOWN: f64 = 0.85;
+/// For how long the share must be so: usually, early in a call, and for a while after a cliff.
+const UP_AFTER: Duration = Duration::from_secs(2);
+const UP_AFTER_EARLY: Duration = Duration::from_millis(300);
+const UP_AFTER_CLIFF: Duration = Duration::from_secs(1);
+const DOWN_AFTER: Duration = Duration::from_secs(1);
+/// What counts as early in a call, and as after a cliff.
+const EARLY: Duration = Duration::from_secs(5);
+const AFTER_CLIFF: Duration = Duration::from_secs(20);
+/// At most one change in this time; each costs a key frame.
+const BETWEEN: Duration = Duration::from_secs(2);
+/// The network's queue must be below this for a step up.
+const QUEUE: Duration = Duration::from_millis(15);
+/// A key frame must fit this much time: of the rate at a restart, of what the pacer gives key frames (1.5 × the
+/// rate) at a step up.
+const KEY_FRAME_SECONDS: f64 = 0.12;
+const KEY_FRAME_PACE: f64 = 1.5;
+/// The picture comes back at this share, held for this long.
+const ON_FROM: u64 = 80_000;
+const ON_AFTER: Duration = Duration::from_secs(3);
 
 /// A rung: a size and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,43 +101,369 @@ pub struct Step {
 #[derive(Debug)]
 pub struct Ladder {
     source: PictureSize,
+    started: Instant,
+    spare_cores: bool,
+    halved: bool,
+    /// Index into [`RUNGS`]; `None`: off.
+    rung: Option<usize>,
+    slowed: bool,
+    up_since: Option<Instant>,
+    down_since: Option<Instant>,
+    changed: Option<Instant>,
+    cliff: Option<Instant>,
 }
 
 impl Ladder {
-    /// For a source of this size; `spare_cores`: there is processor enough for 1080p.
-    pub fn new(_now: Instant, source: PictureSize, _spare_cores: bool) -> Self {
-        Self { source }
+    /// For a source of this size; `spare_cores`: there is processor enough for 1080p. It begins at 360 lines.
+    pub fn new(now: Instant, source: PictureSize, spare_cores: bool) -> Self {
+        let mut ladder = Self {
+            source,
+            started: now,
+            spare_cores,
+            halved: false,
+            rung: Some(SLOWING),
+            slowed: false,
+            up_since: None,
+            down_since: None,
+            changed: None,
+            cliff: None,
+        };
+        ladder.rung = Some(SLOWING.max(ladder.highest()));
+        ladder
     }
 
-    /// Another source.
-    pub fn set_source(&mut self, _now: Instant, _source: PictureSize, _spare_cores: bool) {
-        todo!()
+    /// Another source, or another load.
+    pub fn set_source(&mut self, source: PictureSize, spare_cores: bool) {
+        self.source = source;
+        self.spare_cores = spare_cores;
+        let highest = self.highest();
+        self.rung = self.rung.map(|rung| rung.max(highest));
     }
 
     /// The other side (or this one) cannot keep up: half the frame rate.
-    pub fn set_slow(&mut self, _slow: bool) {
-        todo!()
+    pub fn set_slow(&mut self, slow: bool) {
+        self.halved = slow;
     }
 
     /// The rung now; `None`: the picture is off.
     pub fn step(&self) -> Option<Step> {
-        let _ = self.source;
-        todo!()
+        self.rung.map(|rung| self.step_of(rung))
     }
 
     /// The rung that a first picture or a restart begins with at this share: its key frame fits 120 ms. No
     /// hysteresis.
-    pub fn restart(&mut self, _now: Instant, _share_bits_per_sec: u64) -> Option<Step> {
-        todo!()
+    pub fn restart(&mut self, now: Instant, share_bits_per_sec: u64) -> Option<Step> {
+        let rung = (share_bits_per_sec >= RUNGS[LOWEST].from_bits_per_sec)
+            .then(|| self.fitting(share_bits_per_sec));
+        self.set(now, rung);
+        self.step()
     }
 
     /// The share and the network's queue as they are now; `true` if the rung changed (or the frame rate).
-    pub fn update(&mut self, _now: Instant, _share_bits_per_sec: u64, _queue: Duration) -> bool {
-        todo!()
+    pub fn update(&mut self, now: Instant, share_bits_per_sec: u64, queue: Duration) -> bool {
+        let before = self.step();
+        match self.rung {
+            None => self.come_back(now, share_bits_per_sec),
+            Some(rung) => {
+                self.set_pace(share_bits_per_sec);
+                if !self.fall(now, rung, share_bits_per_sec) {
+                    self.rise(now, rung, share_bits_per_sec, queue);
+                }
+            }
+        }
+        self.step() != before
     }
 
     /// A cliff: down at once to what fits. `true` if the size changes, so that a key frame will follow.
-    pub fn on_cliff(&mut self, _now: Instant, _share_bits_per_sec: u64) -> bool {
-        todo!()
+    pub fn on_cliff(&mut self, now: Instant, share_bits_per_sec: u64) -> bool {
+        self.cliff = Some(now);
+        self.up_since = None;
+        let Some(rung) = self.rung else { return false };
+        let worth =
+            |index: usize| share_bits_per_sec >= scaled(RUNGS[index].from_bits_per_sec, DOWN);
+        if worth(rung) {
+            return false;
+        }
+        let lower = self.fitting(share_bits_per_sec).max(rung);
+        let before = self.step().map(|step| step.size);
+        self.set(now, Some(lower));
+        self.step().map(|step| step.size) != before
+    }
+
+    fn step_of(&self, rung: usize) -> Step {
+        let chosen = &RUNGS[rung];
+        let full = if self.slowed && rung == SLOWING {
+            SLOW_FRAMES_PER_SEC
+        } else {
+            chosen.frames_per_sec
+        };
+        Step {
+            size: scale(self.source, chosen.height),
+            frames_per_sec: if self.halved { full / 2 } else { full },
+            key_frame_bytes: chosen.key_frame_bytes,
+        }
+    }
+
+    /// The highest rung that is not larger than the source; a source between two rungs takes the one above it,
+    /// at its own size.
+    fn highest(&self) -> usize {
+        let lines = self.source.height().min(self.source.width());
+        let fits = |index: usize| {
+            let next = RUNGS.get(index + 1).map_or(0, |rung| rung.height);
+            lines > next && (self.spare_cores || !RUNGS[index].heavy)
+        };
+        (0..=LOWEST).find(|index| fits(*index)).unwrap_or(LOWEST)
+    }
+
+    /// The highest rung that is worth this share and whose key frame fits.
+    fn fitting(&self, share: u64) -> usize {
+        let fits = |index: &usize| {
+            let rung = &RUNGS[*index];
+            let key = f64::from(rung.key_frame_bytes) * 8.0;
+            share >= rung.from_bits_per_sec && key <= share as f64 * KEY_FRAME_SECONDS
+        };
+        (self.highest()..=LOWEST).find(fits).unwrap_or(LOWEST)
+    }
+
+    fn set_pace(&mut self, share: u64) {
+        if share < SLOW_BELOW {
+            self.slowed = true;
+        } else if share >= FULL_FROM {
+            self.slowed = false;
+        }
+    }
+
+    fn fall(&mut self, now: Instant, rung: usize, share: u64) -> bool {
+        if share >= scaled(RUNGS[rung].from_bits_per_sec, DOWN) {
+            self.down_since = None;
+            return false;
+        }
+        let since = *self.down_since.get_or_insert(now);
+        let waited = now.saturating_duration_since(since) >= DOWN_AFTER;
+        if waited && self.may_change(now) {
+            let lower = (rung..=LOWEST).find(|index| share >= RUNGS[*index].from_bits_per_sec);
+            self.set(now, lower);
+        }
+        true
+    }
+
+    fn rise(&mut self, now: Instant, rung: usize, share: u64, queue: Duration) {
+        let good = |index: &usize| {
+            let higher = &RUNGS[*index];
+            let key = f64::from(higher.key_frame_bytes) * 8.0;
+            share >= scaled(higher.from_bits_per_sec, UP)
+                && key <= share as f64 * KEY_FRAME_PACE * KEY_FRAME_SECONDS
+        };
+        let target = (self.highest()..rung).find(good);
+        let Some(higher) = target.filter(|_| queue < QUEUE) else {
+            self.up_since = None;
+            return;
+        };
+        let since = *self.up_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= self.patience(now)
+            && (self.early(now) || self.may_change(now))
+        {
+            self.set(now, Some(higher));
+        }
+    }
+
+    fn come_back(&mut self, now: Instant, share: u64) {
+        if share < ON_FROM {
+            self.up_since = None;
+            return;
+        }
+        let since = *self.up_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= ON_AFTER {
+            let rung = self.fitting(share);
+            self.set(now, Some(rung));
+        }
+    }
+
+    fn patience(&self, now: Instant) -> Duration {
+        let after_cliff = self
+            .cliff
+            .is_some_and(|at| now.saturating_duration_since(at) < AFTER_CLIFF);
+        if self.early(now) {
+            UP_AFTER_EARLY
+        } else if after_cliff {
+            UP_AFTER_CLIFF
+        } else {
+            UP_AFTER
+        }
+    }
+
+    fn early(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.started) < EARLY
+    }
+
+    fn may_change(&self, now: Instant) -> bool {
+        self.changed
+            .is_none_or(|at| now.saturating_duration_since(at) >= BETWEEN)
+    }
+
+    fn set(&mut self, now: Instant, rung: Option<usize>) {
+        if rung != self.rung {
+            self.rung = rung;
+            self.changed = Some(now);
+        }
+        self.up_since = None;
+        self.down_since = None;
+    }
+}
+
+fn scaled(bits: u64, factor: f64) -> u64 {
+    (bits as f64 * factor) as u64
+}
+
+/// The source's shape with its shorter side at most `lines`; even sides always.
+fn scale(source: PictureSize, lines: u32) -> PictureSize {
+    let shorter = source.width().min(source.height());
+    if shorter <= lines {
+        return source;
+    }
+    let side = |side: u32| {
+        let exact = f64::from(side) * f64::from(lines) / f64::from(shorter);
+        ((exact / 2.0).round() as u32 * 2).max(2)
+    };
+    PictureSize::new(side(source.width()), side(source.height())).unwrap_or(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    fn now() -> Instant {
+        p2p_net_sim::Clock::new().now()
+    }
+
+    fn ladder(now: Instant) -> Ladder {
+        let source = PictureSize::new(1_280, 720).expect("even sides");
+        Ladder::new(now, source, false)
+    }
+
+    fn height(ladder: &Ladder) -> u32 {
+        ladder.step().map_or(0, |step| step.size.height())
+    }
+
+    /// Tells `share` each 20 ms for `millis`.
+    fn hold(ladder: &mut Ladder, at: &mut Instant, share: u64, millis: u32) {
+        for _ in 0..millis / 20 {
+            *at += 20 * MILLI;
+            ladder.update(*at, share, Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn a_restart_takes_what_its_key_frame_fits() {
+        let mut ladder = ladder(now());
+        let mut lines = |share| {
+            ladder
+                .restart(now(), share)
+                .map_or(0, |step| step.size.height())
+        };
+        assert_eq!(lines(2_000_000), 720);
+        assert_eq!(lines(800_000), 540);
+        assert_eq!(lines(600_000), 360);
+        assert_eq!(lines(140_000), 180);
+        assert_eq!(lines(40_000), 0);
+    }
+
+    #[test]
+    fn it_rises_fast_early_and_slowly_later() {
+        let mut at = now();
+        let mut ladder = ladder(at);
+        hold(&mut ladder, &mut at, 2_000_000, 400);
+        assert_eq!(height(&ladder), 720);
+        hold(&mut ladder, &mut at, 2_000_000, 5_000);
+        ladder.restart(at, 300_000);
+        assert_eq!(height(&ladder), 360);
+        hold(&mut ladder, &mut at, 2_000_000, 1_900);
+        assert_eq!(height(&ladder), 360);
+        hold(&mut ladder, &mut at, 2_000_000, 400);
+        assert_eq!(height(&ladder), 720);
+    }
+
+    #[test]
+    fn it_keeps_its_rung_between_the_edges() {
+        let mut at = now();
+        let mut ladder = ladder(at);
+        hold(&mut ladder, &mut at, 2_000_000, 6_000);
+        hold(&mut ladder, &mut at, 610_000, 10_000);
+        assert_eq!(height(&ladder), 720, "not below 0.85 of the edge");
+        hold(&mut ladder, &mut at, 500_000, 1_200);
+        assert_eq!(height(&ladder), 540);
+        hold(&mut ladder, &mut at, 850_000, 10_000);
+        assert_eq!(height(&ladder), 540, "not above 1.25 of the edge");
+        hold(&mut ladder, &mut at, 900_000, 2_400);
+        assert_eq!(height(&ladder), 720);
+    }
+
+    #[test]
+    fn a_queue_forbids_a_step_up() {
+        let mut at = now();
+        let mut ladder = ladder(at);
+        for _ in 0..200 {
+            at += 20 * MILLI;
+            assert!(!ladder.update(at, 2_000_000, 20 * MILLI));
+        }
+    }
+
+    #[test]
+    fn a_cliff_takes_it_down_at_once() {
+        let mut at = now();
+        let mut ladder = ladder(at);
+        hold(&mut ladder, &mut at, 2_000_000, 6_000);
+        assert!(!ladder.on_cliff(at, 650_000), "still worth it");
+        assert!(ladder.on_cliff(at, 380_000));
+        assert_eq!(height(&ladder), 360);
+        hold(&mut ladder, &mut at, 2_000_000, 2_000);
+        assert_eq!(height(&ladder), 720, "a second is enough after a cliff");
+    }
+
+    #[test]
+    fn the_picture_goes_off_and_comes_back() {
+        let mut at = now();
+        let mut ladder = ladder(at);
+        hold(&mut ladder, &mut at, 40_000, 2_000);
+        assert_eq!(ladder.step(), None);
+        hold(&mut ladder, &mut at, 90_000, 2_900);
+        assert_eq!(ladder.step(), None);
+        hold(&mut ladder, &mut at, 90_000, 200);
+        assert_eq!(height(&ladder), 180);
+    }
+
+    #[test]
+    fn the_frame_rate_falls_before_the_size() {
+        let mut at = now();
+        let mut ladder = ladder(at);
+        ladder.restart(at, 450_000);
+        hold(&mut ladder, &mut at, 180_000, 2_000);
+        let step = ladder.step().expect("on");
+        assert_eq!((step.size.height(), step.frames_per_sec), (360, 20));
+        ladder.set_slow(true);
+        assert_eq!(ladder.step().expect("on").frames_per_sec, 10);
+    }
+
+    #[test]
+    fn every_shape_keeps_its_shape_and_even_sides() {
+        for (width, height) in [
+            (1_280, 720),
+            (720, 1_280),
+            (1_000, 1_000),
+            (322, 242),
+            (6, 4),
+        ] {
+            let source = PictureSize::new(width, height).expect("even sides");
+            let mut ladder = Ladder::new(now(), source, true);
+            for share in [60_000, 200_000, 700_000, 1_500_000, 9_000_000] {
+                let step = ladder.restart(now(), share).expect("on");
+                let (w, h) = (step.size.width(), step.size.height());
+                assert!(w <= width && h <= height);
+                let skew = f64::from(w) / f64::from(h) * f64::from(height) / f64::from(width);
+                assert!((0.97..1.03).contains(&skew), "{w}x{h}");
+            }
+        }
     }
 }

@@ -8,8 +8,17 @@
 //! Nothing here has a clock or does I/O: time is an argument.
 
 mod allocate;
+mod arrival;
+mod capacity;
+mod compete;
+mod control;
+mod delay;
 mod estimator;
 mod ladder;
+mod loss;
+mod path;
+mod probe;
+mod trend;
 
 pub use allocate::{
     Demand, ScreenDemand, Shares, SkipInputs, SkipReason, TargetFilter, allocate, skip_capture,
