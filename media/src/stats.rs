@@ -401,10 +401,9 @@ impl RateMeter {
         self.forget(now);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.bytes += u64::from(bytes);
+        let full = self.samples.len() >= Self::MAX_SAMPLES;
         match self.samples.back_mut() {
-            Some(last) if self.samples.len() >= Self::MAX_SAMPLES => {
-                last.1 = last.1.saturating_add(bytes);
-            }
+            Some(last) if full => last.1 = last.1.saturating_add(bytes),
             _ => self.samples.push_back((now, bytes)),
         }
     }
