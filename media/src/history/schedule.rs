@@ -283,6 +283,7 @@ mod tests {
     fn nothing_new_is_not_repeated_for_ever() {
         let start = Instant::now();
         let mut schedule = Schedule::default();
+        schedule.set_path(None, 2_500_000);
         schedule.on_news(start);
         schedule.on_report(start, false, 60, false, false);
         assert_eq!(schedule.due(false, None, true), Some(start + AGAIN));

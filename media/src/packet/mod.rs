@@ -285,3 +285,6 @@ pub struct StreamReport {
     /// What waits in the buffer, ms.
     pub buffer_millis: u16,
 }
+
+#[cfg(test)]
+mod tests;
