@@ -5,6 +5,7 @@
 mod channels;
 mod connections;
 mod peers;
+mod survey;
 mod timers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -16,8 +17,8 @@ use p2p_net_proto::wire::{
     FromRelay, PresenceDelta, PresenceSnapshot, PresenceSubscribe, SignalFrom, ToRelay,
 };
 use p2p_net_proto::{
-    Candidate, CandidateKind, ChannelId, Identity, Input, MAX_CANDIDATES, Peer, PeerId,
-    Surroundings, nudge,
+    Candidate, CandidateKind, ChannelId, Identity, Input, MAX_CANDIDATES, NatReport, Peer, PeerId,
+    Surroundings, Survey, nudge,
 };
 use quinn::ConnectionError;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -177,6 +178,7 @@ pub(crate) struct Parts {
     pub(crate) nudges: mpsc::Sender<Nudging>,
     pub(crate) state: watch::Sender<RelayState>,
     pub(crate) present: watch::Sender<Arc<BTreeSet<PeerId>>>,
+    pub(crate) nat: watch::Sender<Option<NatReport>>,
 }
 
 /// See the module.
@@ -190,6 +192,7 @@ pub(crate) struct Driver {
     channels: HashMap<ChannelId, PeerId>,
     session: Option<Session>,
     observed: Option<SocketAddr>,
+    survey: Option<Survey>,
     interfaces: Vec<(IpAddr, u8)>,
     looking: bool,
     arriving: BTreeSet<PeerId>,
@@ -222,6 +225,7 @@ impl Driver {
             channels: HashMap::new(),
             session: None,
             observed: None,
+            survey: None,
             interfaces: Vec::new(),
             looking: false,
             arriving: BTreeSet::new(),
@@ -324,6 +328,7 @@ impl Driver {
                 Timer::Linger(peer) => self.on_linger(&peer),
                 Timer::Activity(peer) => self.on_activity(&peer),
                 Timer::Interfaces => self.look_at_interfaces(),
+                Timer::Survey => self.on_survey_timeout(),
             }
         }
     }
@@ -366,6 +371,7 @@ impl Driver {
                 );
             }
             Raw::Relay { from, packet } => self.on_nudge(from, &packet),
+            Raw::Stun { from, packet } => self.on_stun(from, &packet),
         }
     }
 
@@ -426,6 +432,7 @@ impl Driver {
         let observed = canonical(session.welcome.observed);
         debug!(%observed, relay = %session.address, "logged in");
         self.observed = Some(observed);
+        self.start_survey(session.address);
         self.session = Some(session);
         self.arriving.clear();
         self.say(PresenceSubscribe {});
@@ -509,6 +516,9 @@ impl Driver {
     fn on_observed(&mut self, address: SocketAddr) {
         if self.observed.replace(address) != Some(address) {
             debug!(%address, "the relay sees us elsewhere");
+            if let Some(relay) = self.session.as_ref().map(|session| session.address) {
+                self.start_survey(relay);
+            }
             self.parts.state.send_if_modified(|state| match state {
                 RelayState::Online { observed } => {
                     *observed = address;

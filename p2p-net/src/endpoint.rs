@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use p2p_net_proto::{Identity, PeerId, RelayAddress};
+use p2p_net_proto::{Identity, NatReport, PeerId, RelayAddress};
 use quinn::TokioRuntime;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -115,6 +115,7 @@ struct Inner {
     shared: Arc<Shared>,
     state: watch::Receiver<RelayState>,
     present: watch::Receiver<Arc<BTreeSet<PeerId>>>,
+    nat: watch::Receiver<Option<NatReport>>,
 }
 
 impl Endpoint {
@@ -156,6 +157,7 @@ impl Endpoint {
         };
         let (state_sender, state) = watch::channel(first);
         let (present_sender, present) = watch::channel(Arc::default());
+        let (nat_sender, nat) = watch::channel(None);
         let login = match relay {
             Some(address) => {
                 let (endpoint, socket) = (endpoint.clone(), socket.clone());
@@ -173,6 +175,7 @@ impl Endpoint {
             shared: shared.clone(),
             state,
             present,
+            nat,
         };
         let driver = Driver::new(Parts {
             identity: Arc::new(identity),
@@ -186,6 +189,7 @@ impl Endpoint {
             nudges,
             state: state_sender,
             present: present_sender,
+            nat: nat_sender,
         });
         let queues = Queues {
             commands: command_queue,
@@ -259,6 +263,11 @@ impl Endpoint {
     /// Where the login at the relay stands.
     pub fn watch_relay(&self) -> watch::Receiver<RelayState> {
         self.inner.state.clone()
+    }
+
+    /// What kind of NAT we are behind, once the relay has been asked; asked again when it sees us elsewhere.
+    pub fn watch_nat(&self) -> watch::Receiver<Option<NatReport>> {
+        self.inner.nat.clone()
     }
 
     /// Says whether `peer` is an accepted contact: only those get our addresses and a direct path.

@@ -26,9 +26,12 @@ mod signals;
 pub use connection::{Connection, Stats};
 pub use endpoint::{Config, Endpoint, RelayState, SocketProvider};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
-pub use rate::{RateBudget, RateControl, RateCounters, RateMode};
-pub use p2p_net_proto::{Fingerprint, Identity, PathInfo, PathKind, PeerId, RelayAddress, Token};
+pub use p2p_net_proto::{
+    Allocation, Fingerprint, Identity, Mapping, NatReport, PathInfo, PathKind, PeerId,
+    RelayAddress, Token,
+};
 /// Streams are quinn's own (`quinn` 0.11): the receiving half.
 pub use quinn::RecvStream;
 /// Streams are quinn's own (`quinn` 0.11): the sending half.
 pub use quinn::SendStream;
+pub use rate::{RateBudget, RateControl, RateCounters, RateMode};

@@ -41,6 +41,13 @@ pub(crate) enum Raw {
         /// All of it.
         packet: Vec<u8>,
     },
+    /// An answer to a STUN request, from the relay's host.
+    Stun {
+        /// From where.
+        from: SocketAddr,
+        /// All of it.
+        packet: Vec<u8>,
+    },
     /// A nudge from an address of the relay.
     Relay {
         /// From where.

@@ -18,6 +18,8 @@ use crate::socket::{MagicSocket, Raw, Tables, Waiting, canonical, mapped};
 
 /// The longest packet between client and relay outside QUIC, bytes.
 const MAX_NUDGE: usize = 64;
+/// The longest STUN answer that is looked at, bytes: ours have 32 or 44, others' name themselves as well.
+const MAX_STUN: usize = 256;
 
 /// Sorts one call's batches under one reading of the tables.
 pub(crate) struct Sorter<'a> {
@@ -175,11 +177,23 @@ impl<'a> Sorter<'a> {
                         packet: buf[packet].to_vec(),
                     });
                 }
-                // STUN answers go to the transaction that asked, and none is asked yet.
+                // To whose question it belongs, the driver sees; only relays are asked.
+                PacketKind::Stun if self.is_relay(from) && packet.len() <= MAX_STUN => {
+                    self.socket.tell(Raw::Stun {
+                        from,
+                        packet: buf[packet].to_vec(),
+                    });
+                }
                 _ => count(&self.socket.drops().unknown),
             }
         }
         kept
+    }
+
+    /// Whether a relay of ours has this address, on whatever port.
+    fn is_relay(&self, from: SocketAddr) -> bool {
+        let mut relays = self.tables.relays.iter();
+        relays.any(|relay| relay.ip() == from.ip())
     }
 
     fn keep(

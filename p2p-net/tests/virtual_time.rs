@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_net::{
-    Config, Connection, Endpoint, Identity, PathKind, RateBudget, RateMode, RecvStream,
-    RelayAddress, RelayState, SocketProvider,
+    Allocation, Config, Connection, Endpoint, Identity, Mapping, PathKind, RateBudget, RateMode,
+    RecvStream, RelayAddress, RelayState, SocketProvider,
 };
 use p2p_net_sim::{LinkConfig, Loss, NatConfig, SimHost, SimNet};
 use relay::Relay;
@@ -173,6 +173,50 @@ async fn meet(seed: u64, nats: [NatConfig; 2], delay: Duration) -> (Duration, Du
         "usable after {connected:?} with links of {delay:?}"
     );
     (answered, direct)
+}
+
+/// What the relay's two ports tell of each kind of NAT.
+#[tokio::test(start_paused = true)]
+async fn the_kind_of_nat_is_told_after_the_login() {
+    let kinds = [
+        (
+            NatConfig::full_cone(),
+            Mapping::EndpointIndependent,
+            Allocation::Preserving,
+        ),
+        (
+            NatConfig::port_restricted(),
+            Mapping::EndpointIndependent,
+            Allocation::Preserving,
+        ),
+        (
+            NatConfig::symmetric(),
+            Mapping::DestinationDependent,
+            Allocation::Random,
+        ),
+        (
+            NatConfig::symmetric_sequential(),
+            Mapping::DestinationDependent,
+            Allocation::Sequential,
+        ),
+    ];
+    for (seed, (nat, mapping, allocation)) in kinds.into_iter().enumerate() {
+        let link = LinkConfig::delay(Duration::from_millis(20));
+        let stand = Stand::new(seed as u64, [nat, NatConfig::full_cone()], link).await;
+        let mut watch = stand.endpoints[0].watch_nat();
+        let report = timeout(PATIENCE, watch.wait_for(Option::is_some));
+        let report = report
+            .await
+            .expect("in time")
+            .expect("alive")
+            .clone()
+            .expect("there");
+        assert_eq!(
+            (report.mapping, report.allocation),
+            (Some(mapping), Some(allocation))
+        );
+        assert_eq!(report.silent, []);
+    }
 }
 
 /// Timers count whole milliseconds, on each of the links.

@@ -23,6 +23,7 @@ pub mod wire;
 
 // What to do next.
 mod candidate;
+mod nat;
 mod path;
 mod peer;
 mod punch;
@@ -42,6 +43,7 @@ pub use identity::{Identity, IdentityError};
 pub use ids::{
     ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transaction, virtual_address,
 };
+pub use nat::{Allocation, Mapping, NatReport, Survey};
 pub use path::{PathInfo, PathKind};
 pub use peer::{
     Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind, Surroundings,

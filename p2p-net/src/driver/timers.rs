@@ -26,6 +26,8 @@ pub(super) enum Timer {
     Activity(PeerId),
     /// The interfaces are looked at.
     Interfaces,
+    /// The relay is asked again how it sees us.
+    Survey,
 }
 
 /// See the module.
