@@ -58,3 +58,6 @@ pub struct Feedback {
     /// if a newer report came before this one.
     pub streams: Vec<StreamReport>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const CREDIT_MILLIS: u64 = 200;
 /// What can always be saved up, bytes: two urgent reports, however low the estimate.
 const CREDIT_MIN_BYTES: u64 = 400;
+/// No deeper in debt than this, bytes: where even the rarest regular reports take more than the share.
+const DEBT_MAX_BYTES: i64 = 1_000;
 /// The length of a report before there was one, bytes.
 const LEN_GUESS: usize = 60;
 
@@ -42,8 +44,8 @@ pub(super) struct Schedule {
     urgent_at: Option<Instant>,
     /// Mean length of regular reports, bytes.
     len: usize,
-    /// For urgent reports, bytes, at the moment of the last report.
-    credit: u64,
+    /// For urgent reports, bytes, at the moment of the last report; regular ones may overdraw it.
+    credit: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +64,7 @@ impl Default for Schedule {
             requests: false,
             urgent_at: None,
             len: LEN_GUESS,
-            credit: CREDIT_MIN_BYTES,
+            credit: CREDIT_MIN_BYTES as i64,
         }
     }
 }
@@ -147,7 +149,7 @@ impl Schedule {
         if let Some(last) = self.last {
             self.credit = self.credit_at(last, now);
         }
-        self.credit = self.credit.saturating_sub((len + extra) as u64);
+        self.credit = (self.credit - (len + extra) as i64).max(-DEBT_MAX_BYTES);
         if !urgent {
             self.len = (self.len * 7 + len) / 8;
         }
@@ -187,19 +189,19 @@ impl Schedule {
     }
 
     /// What may be spent on an urgent report at `now`, bytes.
-    fn credit_at(&self, last: Last, now: Instant) -> u64 {
+    fn credit_at(&self, last: Last, now: Instant) -> i64 {
         let micros = now.saturating_duration_since(last.at).as_micros();
         let most = (CREDIT_MILLIS * self.share_bytes_per_sec() / 1_000).max(CREDIT_MIN_BYTES);
         let earned = u128::from(self.share_bytes_per_sec()) * micros / 1_000_000;
         self.credit
-            .saturating_add(u64::try_from(earned).unwrap_or(u64::MAX))
-            .min(most)
+            .saturating_add(i64::try_from(earned).unwrap_or(i64::MAX))
+            .min(most as i64)
     }
 
     /// When an urgent report of its own can be paid for.
     fn affordable_at(&self, last: Last) -> Instant {
-        let price = (self.len + WIRE_OVERHEAD_BYTES) as u64;
-        let missing = price.saturating_sub(self.credit);
+        let price = (self.len + WIRE_OVERHEAD_BYTES) as i64;
+        let missing = u64::try_from(price - self.credit).unwrap_or(0);
         let micros = (missing * 1_000_000).div_ceil(self.share_bytes_per_sec());
         last.at + Duration::from_micros(micros)
     }

@@ -19,10 +19,16 @@ const LATER_PACKETS: u32 = 3;
 const OVERTAKEN_MIN: Duration = Duration::from_millis(5);
 /// The same as a part of the round trip (RFC 9002 §6.1.2).
 const OVERTAKEN_ROUND_TRIPS: u32 = 8;
-/// How far reordering, where it is seen, may stretch that, so that nothing is sent again in vain.
+/// How far reordering, where it is seen, may stretch that, so that nothing is sent again in vain (RFC 8985
+/// §4 adapts likewise).
 const REORDER_MAX: Duration = Duration::from_millis(60);
 /// In this time half of that stretch is forgotten.
-const REORDER_HALF_LIFE: Duration = Duration::from_secs(2);
+const REORDER_HALF_LIFE: Duration = Duration::from_secs(4);
+/// A stretch below this is none.
+const REORDER_MIN: Duration = Duration::from_millis(1);
+/// Where packets overtake each other, the time alone condemns none: the next report may know it to have come.
+/// So much later it does, since there may be no next report.
+const REPORT_LAG: Duration = Duration::from_millis(40);
 /// Fewer later packets than [`LATER_PACKETS`] must wait this many times longer.
 const FEW_LATER_FACTOR: u32 = 2;
 /// By how much a report must be too late to speak of a packet before which nothing is missing and after which
@@ -464,7 +470,8 @@ impl SentHistory {
             })
             .min();
         let extent = micros.saturating_sub(overtaken.unwrap_or(micros));
-        let extent = Duration::from_micros(extent).min(REORDER_MAX);
+        // With a quarter more: the next one may be a little later.
+        let extent = (Duration::from_micros(extent) * 5 / 4).min(REORDER_MAX);
         if extent > self.reorder_extent(now) {
             self.reorder = Some(Reorder { extent, at: now });
         }
@@ -564,7 +571,12 @@ impl SentHistory {
             // The receiver's clock runs on while its report travels and lies here.
             let seen = latest.time_micros.saturating_sub(later.first_micros);
             let rest = wait.saturating_sub(Duration::from_micros(seen));
-            return due.min(latest.received_at + rest);
+            let lag = if rest.is_zero() || self.reorder_extent(now) < REORDER_MIN {
+                Duration::ZERO
+            } else {
+                REPORT_LAG
+            };
+            return due.min(latest.received_at + rest + lag);
         }
         if let Some(longest) = self.round_trip.longest()
             && grace_end.is_none()
