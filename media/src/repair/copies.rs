@@ -1,9 +1,24 @@
 //! Copies of earlier sound inside later packets: how many, how far apart, and the memory of them.
+//!
+//! A copy is the exact earlier packet (RFC 2198's idea in a header of our own), so that what it repairs is
+//! repaired bit by bit; in-band redundancy of the codec would leave an error in level.
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::FrameNumber;
 use crate::packet::{AudioBody, Sound};
+
+/// The farthest copy: more would be added to what the listener hears late.
+const FARTHEST: Duration = Duration::from_millis(60);
+/// How far the receiver stretches its buffer for a frame that comes late.
+const STRETCH: Duration = Duration::from_millis(60);
+/// What a resend needs beside the round trip.
+const HANDLING: Duration = Duration::from_millis(10);
+/// Packets remembered: what a resend can still be for, 320 ms of the shortest.
+const REMEMBERED: usize = 32;
+/// The largest offset: it has 4 bits on the wire.
+const LARGEST_OFFSET: u128 = 15;
 
 /// Copies in each packet of sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,32 +36,189 @@ impl Plan {
     pub fn offsets(&self) -> &[u8] {
         &self.offsets[..usize::from(self.count)]
     }
+
+    /// The table: by loss (columns of the video's table: 0 below 0.5 %, 1 below 3 %, 2 below 7 %, 3 below
+    /// 15 %, 4 above), by the length of bursts where there are such, and by the length of a frame.
+    pub(super) fn choose(loss_class: usize, burst: Option<Duration>, frame: Duration) -> Self {
+        let near = Duration::from_millis(20);
+        let distances: &[Duration] = match (loss_class, burst) {
+            (0, _) => &[],
+            (_, Some(span)) => {
+                let first = (span * 3 / 2).clamp(near, FARTHEST - near);
+                &[first, (first * 2).min(FARTHEST)]
+            }
+            (1 | 2, None) => &[near],
+            _ => &[Duration::from_millis(10), Duration::from_millis(30)],
+        };
+        let mut plan = Self {
+            resend: loss_class >= 4,
+            ..Self::default()
+        };
+        for distance in distances {
+            let frames = distance
+                .as_micros()
+                .div_ceil(frame.as_micros().max(1))
+                .clamp(1, LARGEST_OFFSET) as u8;
+            let after = plan.offsets().last().map_or(1, |last| last + 1);
+            plan.offsets[usize::from(plan.count)] = frames.max(after);
+            plan.count += 1;
+        }
+        plan.extra_delay = frame * u32::from(plan.offsets().last().copied().unwrap_or(0));
+        plan
+    }
 }
 
 /// The newest packets of sound, to copy from and to send again.
 #[derive(Debug, Default)]
-pub struct SoundStore {}
+pub struct SoundStore {
+    /// Newest last, with whether it was sent again already.
+    kept: VecDeque<(Sound, bool)>,
+}
 
 impl SoundStore {
     /// An empty store.
     pub fn new() -> Self {
-        todo!()
+        Self::default()
     }
 
-    /// The packet for `primary` with the copies that `plan` wants; remembers it.
+    /// The packet for `primary` with the copies that `plan` wants; remembers it. Where speech begins, the
+    /// packet before is copied whatever the plan: what is lost there is a whole syllable.
     pub fn pack(&mut self, primary: Sound, plan: &Plan) -> AudioBody {
-        todo!()
+        let begins = |kept: &(Sound, bool)| {
+            let before = self.kept.iter().rev().nth(1);
+            kept.0.voice && !kept.0.silence && before.is_some_and(|(sound, _)| sound.silence)
+        };
+        let onset = self.kept.back().is_some_and(begins) && !plan.offsets().contains(&1);
+        let offsets = onset
+            .then_some(1)
+            .into_iter()
+            .chain(plan.offsets().iter().copied());
+        let copies = offsets
+            .take(3)
+            .filter_map(|offset| {
+                let number = primary.number.checked_sub(u64::from(offset))?;
+                self.find(number).map(|(sound, _)| sound.clone())
+            })
+            .collect();
+        if self.kept.len() == REMEMBERED {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((primary.clone(), false));
+        AudioBody { primary, copies }
     }
 
     /// Sound that was lost: to be sent again at once, once, if it can be there in time; `buffer` is the level
     /// of the receiver's buffer.
     pub fn on_lost(
         &mut self,
-        now: Instant,
         number: FrameNumber,
         round_trip: Duration,
         buffer: Duration,
     ) -> Option<AudioBody> {
-        todo!()
+        if round_trip + HANDLING >= buffer + STRETCH {
+            return None;
+        }
+        let (sound, resent) = self
+            .kept
+            .iter_mut()
+            .find(|(sound, _)| sound.number == number)?;
+        if std::mem::replace(resent, true) {
+            return None;
+        }
+        Some(AudioBody {
+            primary: sound.clone(),
+            copies: Vec::new(),
+        })
+    }
+
+    fn find(&self, number: FrameNumber) -> Option<&(Sound, bool)> {
+        self.kept.iter().find(|(sound, _)| sound.number == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::AudioTime;
+
+    const TEN: Duration = Duration::from_millis(10);
+
+    fn sound(number: FrameNumber, voice: bool) -> Sound {
+        Sound {
+            number,
+            time: AudioTime::from_ticks(number * 480),
+            samples: 480,
+            data: Bytes::from(number.to_be_bytes().to_vec()),
+            voice,
+            silence: !voice,
+        }
+    }
+
+    #[test]
+    fn the_table_is_the_table() {
+        let millis = Duration::from_millis;
+        let rows: [(usize, Option<u64>, u64, &[u8], u64, bool); 12] = [
+            (0, None, 10, &[], 0, false),
+            (1, None, 10, &[2], 20, false),
+            (2, None, 10, &[2], 20, false),
+            (3, None, 10, &[1, 3], 30, false),
+            (4, None, 10, &[1, 3], 30, true),
+            (2, Some(0), 10, &[2, 4], 40, false),
+            (2, Some(13), 10, &[2, 4], 40, false),
+            (2, Some(20), 10, &[3, 6], 60, false),
+            (2, Some(500), 10, &[4, 6], 60, false),
+            (1, None, 20, &[1], 20, false),
+            (3, None, 20, &[1, 2], 40, false),
+            (2, Some(0), 40, &[1, 2], 80, false),
+        ];
+        for (class, burst, frame, offsets, extra, resend) in rows {
+            let plan = Plan::choose(class, burst.map(millis), millis(frame));
+            let case = format!("{class}, {burst:?}, {frame}");
+            assert_eq!(plan.offsets(), offsets, "{case}");
+            assert_eq!(plan.extra_delay, millis(extra), "{case}");
+            assert_eq!(plan.resend, resend, "{case}");
+        }
+        Plan::choose(4, Some(Duration::MAX / 4), Duration::ZERO);
+    }
+
+    #[test]
+    fn copies_are_exact_and_only_of_what_there_was() {
+        let plan = Plan::choose(3, None, TEN);
+        let mut store = SoundStore::new();
+        assert_eq!(store.pack(sound(0, true), &plan).copies, []);
+        assert_eq!(store.pack(sound(1, true), &plan).copies, [sound(0, true)]);
+        store.pack(sound(2, true), &plan);
+        let fourth = store.pack(sound(3, true), &plan);
+        assert_eq!(fourth.primary, sound(3, true));
+        assert_eq!(fourth.copies, [sound(2, true), sound(0, true)]);
+        // After a gap of numbers the wrong packets are not taken for the right ones.
+        assert_eq!(store.pack(sound(90, true), &plan).copies, []);
+    }
+
+    #[test]
+    fn the_start_of_speech_is_copied_at_once() {
+        let plan = Plan::default();
+        let mut store = SoundStore::new();
+        store.pack(sound(0, false), &plan);
+        assert_eq!(store.pack(sound(1, true), &plan).copies, []);
+        assert_eq!(store.pack(sound(2, true), &plan).copies, [sound(1, true)]);
+        assert_eq!(store.pack(sound(3, true), &plan).copies, []);
+    }
+
+    #[test]
+    fn sound_is_sent_again_once_and_in_time() {
+        let mut store = SoundStore::new();
+        for number in 0..40 {
+            store.pack(sound(number, true), &Plan::default());
+        }
+        let (short, long) = (Duration::from_millis(50), Duration::from_millis(90));
+        let level = Duration::from_millis(30);
+        assert_eq!(store.on_lost(39, long, level), None);
+        let again = store.on_lost(39, short, level).expect("in time");
+        assert_eq!((again.primary, again.copies), (sound(39, true), vec![]));
+        assert_eq!(store.on_lost(39, short, level), None);
+        assert_eq!(store.on_lost(7, short, level), None);
     }
 }

@@ -9,6 +9,8 @@ pub mod parity;
 
 mod policy;
 mod resend;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use policy::{Network, Plan, Policy};
 pub use resend::{Failed, ResendCounters, ResendStore};
