@@ -37,6 +37,8 @@ pub mod voice;
 #[cfg(feature = "pipeline")]
 pub mod capture;
 #[cfg(feature = "pipeline")]
+pub mod measure;
+#[cfg(feature = "pipeline")]
 pub mod pipeline;
 #[cfg(feature = "pipeline")]
 pub mod playback;
