@@ -5,8 +5,15 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use client::wire::{ChatFrame, Delivered, Message};
+use media::packet::{
+    AudioBody, Body, CoveredFrame, FrameInfo, ParityBody, Report, Sound, StreamReport, VideoBody,
+    WireClock, Writer,
+};
+use media::{AudioTime, CAMERA, VideoTime};
 use p2p_net_proto::codec::{Message as _, encode};
 use p2p_net_proto::probe::{Probe, ProbeKeys};
 use p2p_net_proto::wire::{ChannelOpen, Hello, Ping, PresenceSnapshot, ToRelay, Welcome};
@@ -22,6 +29,8 @@ fn main() -> io::Result<()> {
     );
     relay_frames(me.id())?;
     peer_frames()?;
+    media_packets()?;
+    media_reports()?;
 
     let token = Token::from_random([3; 16]);
     let address = format!("relay.example.org:3478#{}.{}", me.id(), token.reveal());
@@ -159,6 +168,136 @@ fn peer_frames() -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn media_packets() -> io::Result<()> {
+    let sound = |number: u64| Sound {
+        number,
+        time: AudioTime::from_ticks(number * 480),
+        samples: 480,
+        data: Bytes::from_static(&[0x78; 40]),
+        voice: true,
+        silence: false,
+    };
+    let frame = |number: u64, fragments: u16| FrameInfo {
+        stream: CAMERA,
+        number,
+        time: VideoTime::from_ticks(number * 3_000),
+        fragments,
+        key: number == 0,
+        layer: 0,
+        discardable: false,
+        parameter_sets: number == 0,
+        long_term: true,
+        reference_distance: 1,
+    };
+    let covered = |number: u64| CoveredFrame {
+        info: frame(number, 3),
+        length: 250,
+    };
+    let all = [
+        (
+            "audio",
+            Body::Audio(AudioBody {
+                primary: sound(9),
+                copies: vec![sound(8), sound(6)],
+            }),
+        ),
+        (
+            "video",
+            Body::Video(VideoBody {
+                frame: frame(0, 9),
+                fragment: 3,
+                attempt: 1,
+                data: Bytes::from_static(&[1; 84]),
+            }),
+        ),
+        (
+            "parity",
+            Body::Parity(ParityBody {
+                frames: vec![covered(4), covered(6), covered(7)],
+                first_fragment: 1,
+                data_shards: 8,
+                parity_shards: 2,
+                index: 1,
+                shard: Bytes::from_static(&[5; 84]),
+            }),
+        ),
+        ("report", Body::Report(report())),
+        (
+            "probe",
+            Body::Probe {
+                cluster: 3,
+                padding: 20,
+            },
+        ),
+        (
+            "path_mark",
+            Body::PathMark {
+                epoch: 1,
+                reason: 2,
+            },
+        ),
+    ];
+    let start = Instant::now();
+    let mut writer = Writer::new(WireClock::new(start, 77));
+    for (name, body) in all {
+        let packet = writer.write(start, 5, Duration::from_millis(9), &body);
+        seed("media_packets", name, &packet.expect("possible"))?;
+    }
+    Ok(())
+}
+
+fn report() -> Report {
+    let at = |back: u64| Some(1_000_000 - back * 250);
+    Report {
+        base: 1,
+        time_micros: 1_000_000,
+        echoed_send_time: 9,
+        hold_micros: 2_000,
+        ce_marks: 1,
+        arrivals: vec![at(300), None, at(20), at(21), None, at(1)],
+        streams: vec![StreamReport {
+            stream: CAMERA,
+            refresh_wanted: true,
+            slow_down: false,
+            last_decoded: Some(3),
+            first_missing: Some(4),
+            buffer_millis: 20,
+        }],
+    }
+}
+
+/// Scripts of the target: a first number, then operations.
+fn media_reports() -> io::Result<()> {
+    // Nine packets of which two are lost, 25 ms, a report with sound, 5 ms.
+    let round = [0, 9, 0b1110_1101, 1, 0, 250, 2, 1, 1, 0, 50];
+    let honest = [&[0xff, 0xf0][..], &round, &round, &round, &[8, 2], &round].concat();
+    seed("media_reports", "honest", &honest)?;
+    // A change of path with packets of both on the way, and each field changed once.
+    let changed = [
+        &[0, 0][..],
+        &round,
+        &[6, 1, 0],
+        &round,
+        &[3, 0, 0, 40],
+        &[3, 1, 0, 0, 3, 232, 4],
+        &[3, 2, 0, 1, 2, 3],
+        &[3, 3, 0, 1, 2, 3],
+        &[3, 4, 0, 30],
+        &[3, 5, 0, 200],
+        &[5, 0x40, 0, 0, 0, 0, 9],
+        &[7, 0, 50, 0, 0x26, 0x25, 0xa0, 0, 1, 0, 1],
+    ]
+    .concat();
+    seed("media_reports", "changed", &changed)?;
+    let start = Instant::now();
+    let mut writer = Writer::new(WireClock::new(start, 0));
+    let packet = writer.write(start, 0, Duration::ZERO, &Body::Report(report()));
+    let packet = packet.expect("possible");
+    let len = (packet.len() as u16 - 8).to_be_bytes();
+    let made_up = [&[0, 0][..], &round, &[4], &len, &packet[8..], &round].concat();
+    seed("media_reports", "made_up", &made_up)
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -10,6 +10,8 @@ use crate::{AUDIO, FrameNumber, MAX_STREAMS, Sequence, StreamId};
 
 /// Packets remembered at most: 4 s of 500 a second, six times what a call at 720p sends.
 const PACKETS_MAX: usize = 2_048;
+/// Forgotten packets that wait to be told as lost at most: as many as can be forgotten at once, twice.
+const FORGOTTEN_MAX: usize = 2 * PACKETS_MAX;
 /// For how long a packet is remembered.
 const AGE_MAX: Duration = Duration::from_secs(4);
 /// Later packets that must have arrived before a missing one counts as lost (RFC 9002 §6.1.1).
@@ -595,7 +597,7 @@ impl SentHistory {
             self.flying -= 1;
             self.flying_bytes -= u64::from(entry.packet.wire_bytes);
             self.stats.lost += 1;
-            if self.forgotten.len() >= PACKETS_MAX {
+            if self.forgotten.len() >= FORGOTTEN_MAX {
                 self.forgotten.pop_front();
             }
             self.forgotten.push_back(lost(&entry.packet));
