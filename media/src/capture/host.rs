@@ -169,7 +169,11 @@ pub(crate) fn find(way: Way, wanted: Option<&str>) -> Result<Found, CaptureError
         let names: Vec<String> = devices.iter().map(|(_, name)| name.clone()).collect();
         let ids: Vec<String> = devices
             .iter()
-            .map(|(device, _)| device.id().map_or_else(|_| String::new(), |id| id.id().to_owned()))
+            .map(|(device, _)| {
+                device
+                    .id()
+                    .map_or_else(|_| String::new(), |id| id.id().to_owned())
+            })
             .collect();
         let place = choose(&names, wanted).or_else(|| choose(&ids, wanted));
         if let Some((device, name)) = place.and_then(|place| devices.into_iter().nth(place)) {

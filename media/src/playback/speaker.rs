@@ -74,7 +74,10 @@ pub(super) fn open(wanted: Option<&str>) -> Result<SpeakerSink, PlayError> {
         let (reference_in, reference_out) = ring(millis(shape.rate, RING_MILLIS));
         let alarm = writer.alarm();
         ends = Some((writer, reference_out));
-        (Player::new(reader, reference_in, Arc::clone(&shared), shape), alarm)
+        (
+            Player::new(reader, reference_in, Arc::clone(&shared), shape),
+            alarm,
+        )
     })?;
     let format = |reason: String| PlayError::Format {
         name: found.name.clone(),
@@ -152,8 +155,7 @@ impl SpeakerSink {
     /// Whether the device has stopped taking sound.
     fn is_stuck(&mut self) -> bool {
         let shared = &self.shared;
-        let taken =
-            shared.played.load(Ordering::Relaxed) + shared.made_up.load(Ordering::Relaxed);
+        let taken = shared.played.load(Ordering::Relaxed) + shared.made_up.load(Ordering::Relaxed);
         if taken != self.moving.0 {
             self.moving = (taken, Instant::now());
         }
@@ -254,7 +256,9 @@ impl Player {
             }
             self.begun = true;
             self.remember(heard);
-            self.shared.played.fetch_add(taken as u64, Ordering::Relaxed);
+            self.shared
+                .played
+                .fetch_add(taken as u64, Ordering::Relaxed);
         }
         if !missing.is_empty() && self.begun {
             self.cover(missing);
