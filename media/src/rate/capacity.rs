@@ -25,6 +25,8 @@ const MAX_BURSTS: usize = 320;
 const LINK_WEIGHT: f64 = 0.05;
 /// Bounds of the normalised deviation, kbit/s.
 const LINK_DEVIATION: (f64, f64) = (0.4, 2.5);
+/// Share of the mean from which on a rate is near it: just below where a decrease leaves it.
+const LINK_NEAR: f64 = 0.84;
 /// A capacity outside the mean by so many deviations is another link's.
 const LINK_OUTSIDE: f64 = 3.0;
 
@@ -311,10 +313,13 @@ impl LinkCapacity {
         self.known.map(|(mean, _)| mean * 1_000.0)
     }
 
-    /// Near the mean is where growing needs care.
+    /// Near the mean is where growing needs care: from [`LINK_NEAR`] of it, or closer by deviations, to as many
+    /// deviations above.
     pub(super) fn near(&self, bits_per_sec: f64) -> bool {
         self.known.is_some_and(|known| {
-            (bits_per_sec / 1_000.0 - known.0).abs() < LINK_OUTSIDE * deviation(known)
+            let rate = bits_per_sec / 1_000.0;
+            let width = LINK_OUTSIDE * deviation(known);
+            rate > (LINK_NEAR * known.0).min(known.0 - width) && rate < known.0 + width
         })
     }
 

@@ -10,6 +10,8 @@ use crate::history::{Feedback, SentPacket};
 
 /// What was learnt of a path is kept for so long after it was left.
 const KEEP_PATH: Duration = Duration::from_secs(60);
+/// A probe that is due but not welcome is asked for again after so long, ms.
+const PROBE_RETRY_MS: f64 = 20.0;
 /// Paths kept at most.
 const MAX_PATHS: usize = 8;
 /// What is taken of an earlier estimate of a path whose own state is too old.
@@ -297,7 +299,7 @@ impl Estimator {
         } else {
             self.path.silence_due(now)
         };
-        let due = [silence, self.path.probe_due().map(|due| due.max(now + 5.0))]
+        let due = [silence, self.path.probe_due().map(|due| due.max(now + PROBE_RETRY_MS))]
             .into_iter()
             .flatten()
             .min_by(f64::total_cmp)?;

@@ -78,10 +78,9 @@ const AFTER_CLIFF: Duration = Duration::from_secs(20);
 const BETWEEN: Duration = Duration::from_secs(2);
 /// The network's queue must be below this for a step up.
 const QUEUE: Duration = Duration::from_millis(15);
-/// A key frame must fit this much time: of the rate at a restart, of what the pacer gives key frames (1.5 × the
-/// rate) at a step up.
-const KEY_FRAME_SECONDS: f64 = 0.12;
-const KEY_FRAME_PACE: f64 = 1.5;
+/// A key frame must fit this much time of what the pacer gives key frames (1.5 × the rate). A step up to 360 lines
+/// need not: below it there is not much to see.
+const KEY_FRAME_SECONDS: f64 = 0.12 * 1.5;
 /// The picture comes back at this share, held for this long.
 const ON_FROM: u64 = 80_000;
 const ON_AFTER: Duration = Duration::from_secs(3);
@@ -218,9 +217,7 @@ impl Ladder {
     /// The highest rung that is worth this share and whose key frame fits.
     fn fitting(&self, share: u64) -> usize {
         let fits = |index: &usize| {
-            let rung = &RUNGS[*index];
-            let key = f64::from(rung.key_frame_bytes) * 8.0;
-            share >= rung.from_bits_per_sec && key <= share as f64 * KEY_FRAME_SECONDS
+            share >= RUNGS[*index].from_bits_per_sec && key_frame_fits(*index, share)
         };
         (self.highest()..=LOWEST).find(fits).unwrap_or(LOWEST)
     }
@@ -249,10 +246,8 @@ impl Ladder {
 
     fn rise(&mut self, now: Instant, rung: usize, share: u64, queue: Duration) {
         let good = |index: &usize| {
-            let higher = &RUNGS[*index];
-            let key = f64::from(higher.key_frame_bytes) * 8.0;
-            share >= scaled(higher.from_bits_per_sec, UP)
-                && key <= share as f64 * KEY_FRAME_PACE * KEY_FRAME_SECONDS
+            share >= scaled(RUNGS[*index].from_bits_per_sec, UP)
+                && (*index >= SLOWING || key_frame_fits(*index, share))
         };
         let target = (self.highest()..rung).find(good);
         let Some(higher) = target.filter(|_| queue < QUEUE) else {
@@ -311,6 +306,10 @@ impl Ladder {
     }
 }
 
+fn key_frame_fits(rung: usize, share: u64) -> bool {
+    f64::from(RUNGS[rung].key_frame_bytes) * 8.0 <= share as f64 * KEY_FRAME_SECONDS
+}
+
 fn scaled(bits: u64, factor: f64) -> u64 {
     (bits as f64 * factor) as u64
 }
@@ -364,8 +363,9 @@ mod tests {
                 .map_or(0, |step| step.size.height())
         };
         assert_eq!(lines(2_000_000), 720);
-        assert_eq!(lines(800_000), 540);
-        assert_eq!(lines(600_000), 360);
+        assert_eq!(lines(800_000), 720);
+        assert_eq!(lines(780_000), 540);
+        assert_eq!(lines(480_000), 360);
         assert_eq!(lines(140_000), 180);
         assert_eq!(lines(40_000), 0);
     }

@@ -496,7 +496,7 @@ mod tests {
         assert!(tested);
         assert_eq!(loss.limit(2e6, 0.0), None);
         for seed in 0..10 {
-            let (loss, tested) = run(seed, 6.5, 0.0, |_| 2e6, policed);
+            let (loss, tested) = run(seed, 3.6, 0.0, |_| 2e6, policed);
             assert!(tested);
             let limit = loss.limit(2e6, 0.0).expect("a limit");
             assert!((1.35e6..1.65e6).contains(&limit), "{limit}");

@@ -1,0 +1,231 @@
+//! The rate control in a model of a call: packets, a link with a queue, reports each 20 ms, sound each 10 ms,
+//! pictures whose sizes follow the encoder's target within 15 %. No socket, no codec, no waiting: time is virtual.
+//! Each row prints what came out, and is held to what the design promises.
+
+mod rate_model_parts;
+
+use std::time::Duration;
+
+use p2p_net_sim::{LinkConfig, Loss, for_seeds};
+use rate_model_parts::{Call, Cubic, Row, Setup, Wire, run, run_beside, run_two};
+
+const MILLI: Duration = Duration::from_millis(1);
+/// Headers of IP and UDP, which the link adds itself.
+const CAP: u64 = 2_650_000;
+
+fn delay(millis: u32) -> LinkConfig {
+    LinkConfig::delay(millis * MILLI)
+}
+
+fn limited(rate: u64, queue_bytes: usize, millis: u32) -> LinkConfig {
+    LinkConfig {
+        queue_bytes,
+        ..delay(millis).with_rate(rate)
+    }
+}
+
+/// Runs with each seed and prints a line for each.
+fn rows(name: &str, seeds: u64, mut one: impl FnMut(u64) -> Row, check: impl Fn(&Row)) {
+    for_seeds(seeds, |seed| {
+        let row = one(seed);
+        println!("{name:<34} seed {seed}: {row}");
+        check(&row);
+    });
+}
+
+#[test]
+fn clean_20_mbit() {
+    rows(
+        "20 Mbit/s",
+        2,
+        |seed| run(Setup::new(seed, 20), Wire::new(limited(20_000_000, 125_000, 25), seed)),
+        |row| {
+            assert!(row.video_p50 <= 46.0 && row.video_p95 <= 60.0);
+            assert!(row.audio_p95 <= 32.0);
+            assert!(row.at_cap_after <= 2.0, "slow start");
+            assert_eq!(row.stall, 0.0);
+        },
+    );
+}
+
+#[test]
+fn random_loss_20_percent() {
+    rows(
+        "20 Mbit/s, 20 % loss",
+        3,
+        |seed| {
+            let link = limited(20_000_000, 125_000, 25).with_loss(Loss::Random(0.2));
+            run(Setup::new(seed, 30).with_report_loss(0.2), Wire::new(link, seed))
+        },
+        |row| {
+            assert!(row.at_cap_after <= 3.0, "loss is not congestion");
+            assert!(row.rate_mean >= 0.9 * CAP as f64);
+            assert!(row.video_p95 <= 60.0);
+        },
+    );
+}
+
+#[test]
+fn one_mbit() {
+    rows(
+        "1 Mbit/s, 37.5 kB",
+        3,
+        |seed| run(Setup::new(seed, 40), Wire::new(limited(1_000_000, 37_500, 25), seed)),
+        |row| {
+            assert!((800e3..=960e3).contains(&row.rate_mean));
+            assert!(row.video_p50 <= 75.0 && row.video_p95 <= 110.0);
+            assert!(row.audio_p95 <= 90.0);
+            assert!(row.stall <= 0.3);
+        },
+    );
+}
+
+#[test]
+fn three_hundred_kbit() {
+    rows(
+        "300 kbit/s, 11 kB",
+        3,
+        |seed| run(Setup::new(seed, 40), Wire::new(limited(300_000, 11_250, 25), seed)),
+        |row| {
+            assert!((215e3..=300e3).contains(&row.rate_mean));
+            assert!(row.video_p50 <= 110.0 && row.video_p95 <= 190.0);
+            assert!(row.audio_p95 <= 110.0);
+            assert!(row.stall <= 1.0);
+        },
+    );
+}
+
+fn step(seed: u64, one_way: u32) -> Row {
+    let setup = Setup {
+        round_trip: 2 * one_way * MILLI,
+        marks: Some((20.0, 40.0)),
+        ..Setup::new(seed, 60)
+    };
+    let wire = Wire::scheduled(delay(one_way), seed, 75_000, |at| {
+        if (20.0..40.0).contains(&at) { 600_000.0 } else { 3_000_000.0 }
+    });
+    run(setup, wire)
+}
+
+#[test]
+fn step_at_50_ms() {
+    rows(
+        "3 -> 0.6 -> 3, 50 ms",
+        3,
+        |seed| step(seed, 25),
+        |row| {
+            assert!(row.low_again_after <= 2.0, "slow fall");
+            assert!(row.back_after <= 8.0, "slow rise");
+            assert!(row.stall <= 1.5 && row.longest_gap <= 0.8);
+            assert!(row.audio_p95 <= 150.0);
+        },
+    );
+}
+
+#[test]
+fn step_at_150_and_250_ms() {
+    for one_way in [75, 125] {
+        rows(
+            &format!("3 -> 0.6 -> 3, {} ms", 2 * one_way),
+            2,
+            |seed| step(seed, one_way),
+            |row| {
+                assert!(row.low_again_after <= 3.0, "slow fall");
+                assert!(row.back_after <= 10.0, "slow rise");
+                assert!(row.longest_gap <= 1.3);
+            },
+        );
+    }
+}
+
+#[test]
+fn beside_cubic() {
+    for one_way in [25, 75] {
+        rows(
+            &format!("3 Mbit/s beside CUBIC, {} ms", 2 * one_way),
+            2,
+            |seed| {
+                let setup = Setup {
+                    round_trip: 2 * one_way * MILLI,
+                    ..Setup::new(seed, 45)
+                };
+                let wire = Wire::new(limited(3_000_000, 75_000, one_way), seed);
+                let cubic = Cubic::new(one_way * MILLI, Duration::from_secs(5));
+                run_beside(setup, wire, cubic)
+            },
+            |row| {
+                assert!(row.share >= 0.35 && row.share <= 0.75, "unfair");
+                assert!(row.audio_p95 <= 330.0);
+            },
+        );
+    }
+}
+
+#[test]
+fn spikes() {
+    rows(
+        "20 -> 0.4 for 120 ms each 3 s",
+        2,
+        |seed| {
+            let wire = Wire::scheduled(delay(25), seed, 125_000, |at| {
+                if at > 3.0 && at % 3.0 < 0.12 { 400_000.0 } else { 20_000_000.0 }
+            });
+            run(Setup::new(seed, 30), wire)
+        },
+        |row| assert!(row.rate_mean >= 0.8 * CAP as f64),
+    );
+}
+
+#[test]
+fn exponential_jitter() {
+    rows(
+        "3 Mbit/s, jitter of 20 ms",
+        2,
+        |seed| {
+            let wire = Wire::new(limited(3_000_000, 75_000, 25), seed).with_jitter(20.0);
+            run(Setup::new(seed, 30), wire)
+        },
+        |row| assert!(row.rate_mean >= 0.85 * CAP as f64),
+    );
+}
+
+#[test]
+fn policer() {
+    rows(
+        "policer, 1.5 Mbit/s, 6 kB",
+        3,
+        |seed| run(Setup::new(seed, 40), Wire::new(delay(25), seed).with_policer(1.5e6, 6_000.0)),
+        |row| assert!((1.15e6..=1.55e6).contains(&row.rate_mean)),
+    );
+}
+
+#[test]
+fn two_calls_share() {
+    for_seeds(2, |seed| {
+        let (one, other) = run_two(seed, 60, Wire::new(limited(3_000_000, 75_000, 25), seed));
+        let share = one.late_rate / (one.late_rate + other.late_rate);
+        println!("two calls at 3 Mbit/s, seed {seed}: share {share:.2}\n   {one}\n   {other}");
+        assert!((0.35..=0.65).contains(&share), "{share}");
+    });
+}
+
+#[test]
+fn no_reports_stop_the_pictures() {
+    let mut wire = Wire::new(delay(25), 1);
+    let mut call = Call::new(Setup::new(1, 10));
+    call.run_to(&mut wire, 5.0);
+    assert!(call.estimator().video_allowed());
+    let before = call.estimator().estimate_bits_per_sec();
+    call.cut_reports(true);
+    call.run_to(&mut wire, 5.36);
+    assert!(!call.estimator().video_allowed(), "300 ms after the last report");
+    assert_eq!(call.estimator().estimate_bits_per_sec(), before, "frozen");
+    call.run_to(&mut wire, 7.0);
+    assert!(call.estimator().audio_floor());
+    call.cut_reports(false);
+    call.run_to(&mut wire, 7.2);
+    assert!(call.estimator().video_allowed());
+    assert!(call.estimator().estimate_bits_per_sec() <= 2_000_000);
+    call.run_to(&mut wire, 9.5);
+    assert!(call.estimator().estimate_bits_per_sec() as f64 >= 0.9 * CAP as f64);
+}
