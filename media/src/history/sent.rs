@@ -33,8 +33,8 @@ const REORDER_MIN: Duration = Duration::from_millis(1);
 const REPORT_LAG: Duration = Duration::from_millis(40);
 /// Fewer later packets than [`LATER_PACKETS`] must wait this many times longer.
 const FEW_LATER_FACTOR: u32 = 2;
-/// By how much a report must be too late to speak of a packet before which nothing is missing and after which
-/// nothing arrived: longer than a Wi-Fi scan holds all packets up.
+/// By how much a report must be too late to speak of a packet after which nothing arrived, if hardly anything
+/// was sent after it either (else all of them are held up, as by a Wi-Fi scan).
 const TAIL_MARGIN: Duration = Duration::from_millis(100);
 /// Without any report a packet counts as lost after this and a round trip: nobody waits for it any more.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -503,7 +503,7 @@ impl SentHistory {
     /// Looks at all that flies, from the newest to the oldest, and finds when to look again.
     fn declare_lost(&mut self, now: Instant, outcomes: &mut Vec<Outcome>) {
         let (mut all, mut same) = (Later::NONE, Later::NONE);
-        let mut epoch = None;
+        let (mut epoch, mut flying) = (None, 0);
         let (mut left, mut timeout) = (self.flying, None::<Instant>);
         let wait = self.overtaken_for(now);
         for place in (0..self.entries.len()).rev() {
@@ -526,7 +526,9 @@ impl SentHistory {
             }
             let grace_end = self.grace_end(now, &entry.packet);
             let later = if grace_end.is_some() { same } else { all };
-            let due = self.due(now, &entry.packet, later, wait, grace_end);
+            let tail = flying < LATER_PACKETS;
+            flying += 1;
+            let due = self.due(now, &entry.packet, later, wait, grace_end, tail);
             if due > now {
                 timeout = Some(timeout.map_or(due, |timeout| timeout.min(due)));
                 continue;
@@ -556,6 +558,7 @@ impl SentHistory {
         later: Later,
         wait: Duration,
         grace_end: Option<Instant>,
+        tail: bool,
     ) -> Instant {
         let mut due = packet.sent_at + self.silence();
         if let Some(end) = grace_end {
@@ -581,6 +584,7 @@ impl SentHistory {
             return due.min(latest.received_at + rest + lag);
         }
         if let Some(longest) = self.round_trip.longest()
+            && tail
             && grace_end.is_none()
             && latest.received_at >= packet.sent_at + longest + TAIL_MARGIN
         {

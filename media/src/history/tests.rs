@@ -336,6 +336,30 @@ fn the_last_ones_are_lost_without_later_ones() {
 }
 
 #[test]
+fn what_is_held_up_is_not_lost() {
+    let mut bench = Bench::new(0);
+    let clock = WireClock::new(bench.start, BEFORE_WRAP);
+    let heard = Report {
+        echoed_send_time: clock.wire(bench.at(0)),
+        hold_micros: 0,
+        ..bench.report(0, 25, &[Some(25)])
+    };
+    bench.send(0, 0);
+    bench.hear(50, &heard);
+    // For half a second nothing gets through, while the reports go on.
+    let mut arrivals = Vec::new();
+    for millis in (60..560).step_by(10) {
+        bench.send(millis, 0);
+        arrivals.push(Some(560));
+        let report = bench.report(1, millis, &[]);
+        assert_eq!(split(&bench.hear(millis + 25, &report).outcomes).1, vec![]);
+    }
+    let report = bench.report(1, 560, &arrivals);
+    assert_eq!(split(&bench.hear(585, &report).outcomes).0.len(), 50);
+    assert_eq!(bench.history.stats().lost, 0);
+}
+
+#[test]
 fn memory_is_bounded_and_nothing_is_forgotten_silently() {
     let mut bench = Bench::new(0);
     for _ in 0..3_000 {
