@@ -2,8 +2,9 @@
 //! came from outside.
 
 mod backend;
+pub(crate) mod gaps;
 mod h264;
 mod opus;
 
-pub use h264::{DecodeError, MAX_ACCESS_UNIT, PictureDecoder};
+pub use h264::{AccessUnit, DecodeError, MAX_ACCESS_UNIT, PictureDecoder};
 pub use opus::{OpusDecoder, OpusStartError};

@@ -105,9 +105,7 @@ impl SoundDecoder for OpusDecoder {
         let (mut left, whole) = (samples, samples - samples % STEP);
         while left > samples - whole {
             let part = left.min(MAX_SAMPLES) / STEP * STEP;
-            let done = self.append(part, out, |backend, into| {
-                backend.decode(&[], false, into)
-            });
+            let done = self.append(part, out, |backend, into| backend.decode(&[], false, into));
             if done.is_err() {
                 break;
             }

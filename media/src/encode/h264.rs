@@ -191,8 +191,13 @@ impl PictureEncoder {
             self.backend()?.force_key()?;
         }
         // Each time, since the library forgets what it is told too early; it marks no other until it knows.
-        let confirmed = self.confirmed.and_then(|number| self.references.get(number));
-        if let Some(&Frame { key_id, frame_num, .. }) = confirmed {
+        let confirmed = self
+            .confirmed
+            .and_then(|number| self.references.get(number));
+        if let Some(&Frame {
+            key_id, frame_num, ..
+        }) = confirmed
+        {
             self.backend()?.confirm(key_id, frame_num)?;
         }
         Ok(())
@@ -217,9 +222,8 @@ impl PictureEncoder {
     fn recovers(&self, last_good: FrameNumber) -> Option<FrameNumber> {
         let confirmed = self.confirmed.unwrap_or(0);
         let mut ancestry = self.references.ancestry(last_good);
-        let found = ancestry.find(|frame| {
-            frame.long_term && (frame.key || frame.number <= confirmed)
-        })?;
+        let found =
+            ancestry.find(|frame| frame.long_term && (frame.key || frame.number <= confirmed))?;
         Some(found.number)
     }
 
@@ -277,7 +281,11 @@ impl PictureEncoder {
     ) -> Result<(), EncodeError> {
         self.config.bits_per_second = bits_per_second.max(1);
         self.config.frames_per_second = possible(frames_per_second);
-        let PictureConfig { bits_per_second, frames_per_second, .. } = self.config;
+        let PictureConfig {
+            bits_per_second,
+            frames_per_second,
+            ..
+        } = self.config;
         self.backend()?.set_rate(bits_per_second, frames_per_second)
     }
 
@@ -287,7 +295,10 @@ impl PictureEncoder {
     /// [`EncodeError::Size`], which changes nothing; [`EncodeError::Library`].
     pub fn set_size(&mut self, size: PictureSize) -> Result<(), EncodeError> {
         check_size(size)?;
-        self.reconfigure(PictureConfig { size, ..self.config })
+        self.reconfigure(PictureConfig {
+            size,
+            ..self.config
+        })
     }
 
     /// Switches the second temporal layer on or off; if that is a change, the next frame is a key frame.
@@ -295,7 +306,10 @@ impl PictureEncoder {
     /// # Errors
     /// [`EncodeError::Library`].
     pub fn set_layered(&mut self, layered: bool) -> Result<(), EncodeError> {
-        self.reconfigure(PictureConfig { layered, ..self.config })
+        self.reconfigure(PictureConfig {
+            layered,
+            ..self.config
+        })
     }
 
     fn reconfigure(&mut self, config: PictureConfig) -> Result<(), EncodeError> {

@@ -9,4 +9,4 @@ mod opus;
 mod references;
 
 pub use h264::{Content, EncodeError, PictureConfig, PictureEncoder};
-pub use opus::{MAX_SOUND_PACKET, SoundConfig, SoundEncodeError, SoundEncoder};
+pub use opus::{MAX_SOUND_PACKET, Redundancy, SoundConfig, SoundEncodeError, SoundEncoder};

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use opusic_sys::{
-    OPUS_SET_BITRATE_REQUEST, OPUS_SET_COMPLEXITY_REQUEST, OPUS_SET_DRED_DURATION_REQUEST,
-    OPUS_SET_DTX_REQUEST, OPUS_SET_INBAND_FEC_REQUEST, OPUS_SET_PACKET_LOSS_PERC_REQUEST,
+    OPUS_AUTO, OPUS_SET_BITRATE_REQUEST, OPUS_SET_COMPLEXITY_REQUEST,
+    OPUS_SET_DRED_DURATION_REQUEST, OPUS_SET_DTX_REQUEST, OPUS_SET_INBAND_FEC_REQUEST,
+    OPUS_SET_PACKET_LOSS_PERC_REQUEST, OPUS_SET_SIGNAL_REQUEST, OPUS_SIGNAL_VOICE,
 };
 
 use super::backend::opus::Backend;
@@ -29,9 +30,8 @@ pub struct SoundConfig {
     pub channels: u8,
     /// Payload, bits a second, 6,000 to 510,000; what is outside is clipped.
     pub bits_per_second: u32,
-    /// Share of packets that will be lost for good, 0 to 1: with some, each packet carries a coarse copy of
-    /// the one before (LBRR). 0 spends nothing on it.
-    pub expected_loss: f32,
+    /// What packets carry of those before them.
+    pub redundancy: Redundancy,
     /// Send next to nothing in silence.
     pub discontinuous: bool,
 }
@@ -42,10 +42,31 @@ impl Default for SoundConfig {
         Self {
             channels: 1,
             bits_per_second: 32_000,
-            expected_loss: 0.0,
+            redundancy: Redundancy::None,
             discontinuous: true,
         }
     }
+}
+
+/// What packets carry of those before them, inside of the rate.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Redundancy {
+    /// Nothing.
+    #[default]
+    None,
+    /// A coarse copy of the one before (LBRR), which repairs single losses.
+    Copy {
+        /// Share of packets that will be lost for good, 0 to 1: the more, the better the copy.
+        expected_loss: f32,
+    },
+    /// A very coarse copy of all that was said in the last moments (DRED), which bridges bursts of losses;
+    /// about 5 kbit/s. Left out by the library from packets that the rate leaves no room in.
+    Deep {
+        /// Share of packets that will be lost for good, 0 to 1: the more, the larger its part of the rate.
+        expected_loss: f32,
+        /// How far it reaches back, in units of 10 ms, at most 100.
+        tens: u8,
+    },
 }
 
 /// Why there is no encoder of sound, or no packet from it.
@@ -96,7 +117,7 @@ impl SoundEncoder {
             buffer: Box::new([0; MAX_SOUND_PACKET]),
         };
         this.set_rate(config.bits_per_second)?;
-        this.set_expected_loss(config.expected_loss)?;
+        this.set_redundancy(config.redundancy)?;
         this.set_discontinuous(config.discontinuous)?;
         Ok(this)
     }
@@ -139,16 +160,38 @@ impl SoundEncoder {
         self.backend.set(OPUS_SET_BITRATE_REQUEST, rate as i32)
     }
 
-    /// Prepares for another share of packets lost for good, 0 to 1; see [`SoundConfig::expected_loss`].
+    /// Lets packets carry more or less of those before them.
     ///
     /// # Errors
     /// [`SoundEncodeError::Library`].
-    pub fn set_expected_loss(&mut self, share: f32) -> Result<(), SoundEncodeError> {
-        // What is no number becomes 0.
-        let percent = (share * 100.0).ceil().max(0.0).min(100.0) as i32;
-        self.backend
-            .set(OPUS_SET_INBAND_FEC_REQUEST, i32::from(percent > 0))?;
-        self.backend.set(OPUS_SET_PACKET_LOSS_PERC_REQUEST, percent)
+    pub fn set_redundancy(&mut self, redundancy: Redundancy) -> Result<(), SoundEncodeError> {
+        // Both at once are worse than either.
+        let (copy, loss, tens) = match redundancy {
+            Redundancy::None => (false, 0.0, 0),
+            Redundancy::Copy { expected_loss } => (true, expected_loss, 0),
+            Redundancy::Deep {
+                expected_loss,
+                tens,
+            } => (false, expected_loss, tens.min(MAX_DEEP)),
+        };
+        // What is no number becomes the least.
+        let least = if redundancy == Redundancy::None {
+            0.0
+        } else {
+            1.0
+        };
+        let percent = (loss * 100.0).ceil().max(least).min(100.0) as i32;
+        // The mode of the codec for music has no copies.
+        let signal = if copy { OPUS_SIGNAL_VOICE } else { OPUS_AUTO };
+        for (request, value) in [
+            (OPUS_SET_INBAND_FEC_REQUEST, i32::from(copy)),
+            (OPUS_SET_PACKET_LOSS_PERC_REQUEST, percent),
+            (OPUS_SET_DRED_DURATION_REQUEST, tens.into()),
+            (OPUS_SET_SIGNAL_REQUEST, signal),
+        ] {
+            self.backend.set(request, value)?;
+        }
+        Ok(())
     }
 
     /// Switches discontinuous transmission.
@@ -158,18 +201,5 @@ impl SoundEncoder {
     pub fn set_discontinuous(&mut self, discontinuous: bool) -> Result<(), SoundEncodeError> {
         self.backend
             .set(OPUS_SET_DTX_REQUEST, i32::from(discontinuous))
-    }
-
-    /// Lets each packet carry a very coarse copy of the last `tens` × 10 ms (DRED), against bursts of loss
-    /// that copies do not bridge; about 5 kbit/s of what the rate allows. 0 switches it off. Not together
-    /// with an expected loss: both together are worse than either. The library leaves it out of packets that
-    /// the rate leaves no room for.
-    ///
-    /// # Errors
-    /// [`SoundEncodeError::Library`].
-    pub fn set_deep_redundancy(&mut self, tens: u8) -> Result<(), SoundEncodeError> {
-        let tens = tens.min(MAX_DEEP);
-        self.backend
-            .set(OPUS_SET_DRED_DURATION_REQUEST, tens.into())
     }
 }

@@ -4,9 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::FrameNumber;
-use crate::bitstream::{
-    BitstreamError, NalKind, Pps, Reference, SliceHeader, Sps, nal_units,
-};
+use crate::bitstream::{BitstreamError, NalKind, Pps, Reference, SliceHeader, Sps, nal_units};
 
 /// Frames remembered: the longest distance that a frame can state (255), and the frame itself.
 const REMEMBERED: usize = 256;
@@ -63,7 +61,9 @@ impl References {
                 }
                 NalKind::Slice | NalKind::KeySlice => {
                     let (Some(sps), Some(pps)) = (&self.sps, &self.pps) else {
-                        return Err(BitstreamError::Unsupported("a slice without parameter sets"));
+                        return Err(BitstreamError::Unsupported(
+                            "a slice without parameter sets",
+                        ));
                     };
                     let header = SliceHeader::parse(nal, sps, pps)?;
                     let range = 1u32 << sps.frame_num_bits;
@@ -162,7 +162,9 @@ impl References {
 
     fn index(&self, number: FrameNumber) -> Option<usize> {
         let back = self.frames.back()?.number.checked_sub(number)?;
-        self.frames.len().checked_sub(1 + usize::try_from(back).ok()?)
+        self.frames
+            .len()
+            .checked_sub(1 + usize::try_from(back).ok()?)
     }
 
     /// The newest frame.

@@ -1,6 +1,9 @@
 //! openh264's decoder through its raw interface: the safe crate above it gives pictures out as borrows of the
 //! decoder, and hides what went wrong behind them.
-#![expect(unsafe_code, reason = "the library is C++ behind a table of C functions")]
+#![expect(
+    unsafe_code,
+    reason = "the library is C++ behind a table of C functions"
+)]
 
 use std::ffi::{c_int, c_void};
 use std::fmt;
@@ -89,7 +92,10 @@ impl Backend {
             return Err(DecodeError::NeedsRefresh(dsInvalidArgument));
         };
         let strides = [buffer.iStride[0], buffer.iStride[1], buffer.iStride[1]];
-        let mut views = [Plane { data: &[], stride: 0 }; 3];
+        let mut views = [Plane {
+            data: &[],
+            stride: 0,
+        }; 3];
         for (index, view) in views.iter_mut().enumerate() {
             let stride = usize::try_from(strides[index]).unwrap_or(0);
             let shift = u32::from(index != 0);

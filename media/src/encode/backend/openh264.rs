@@ -1,6 +1,9 @@
 //! openh264's encoder through its raw interface: the safe crate above it overwrites at the next frame what
 //! was set by options, and hides temporal layers and long-term references.
-#![expect(unsafe_code, reason = "the library is C++ behind a table of C functions")]
+#![expect(
+    unsafe_code,
+    reason = "the library is C++ behind a table of C functions"
+)]
 
 use std::ffi::{c_int, c_void};
 use std::fmt;
@@ -220,10 +223,7 @@ impl fmt::Debug for Backend {
 }
 
 fn fill(parameters: &mut SEncParamExt, config: &PictureConfig) {
-    let (width, height) = (
-        as_int(config.size.width()),
-        as_int(config.size.height()),
-    );
+    let (width, height) = (as_int(config.size.width()), as_int(config.size.height()));
     let camera = config.content == Content::Camera;
     parameters.iUsageType = if camera {
         CAMERA_VIDEO_REAL_TIME
@@ -240,6 +240,8 @@ fn fill(parameters: &mut SEncParamExt, config: &PictureConfig) {
     parameters.iComplexityMode = LOW_COMPLEXITY;
     // No key frame but the first and those asked for.
     parameters.uiIntraPeriod = 0;
+    // Nor at a cut: it would come at a moment that nobody chose, and is no smaller than a frame that refers.
+    parameters.bEnableSceneChangeDetect = false;
     parameters.eSpsPpsIdStrategy = CONSTANT_ID;
     // CAVLC, as baseline has it.
     parameters.iEntropyCodingModeFlag = 0;
