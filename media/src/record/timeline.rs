@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn jitter_is_not_seen_and_a_jump_is() {
         let mut line = Timeline::<90_000>::default();
-        let time = |seconds: u64| VideoTime::from_ticks(1 << 40 | 90_000 * seconds);
+        let time = |seconds: u64| VideoTime::from_ticks((1 << 40) + 90_000 * seconds);
         assert_eq!(line.place(time(0), SECOND), 90_000);
         assert_eq!(line.place(time(1), SECOND * 21 / 10), 180_000);
         // The stream was paused: its clock stood still.
