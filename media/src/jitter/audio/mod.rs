@@ -310,9 +310,8 @@ impl AudioBuffer {
         self.repair_delay = delay.min(MAX_TARGET);
     }
 
-    /// Keep the place of a missing frame open so much longer, since a resend of it may still come: the sound
-    /// is later then, and is shortened again. Zero, the start, is best for frames of 10 ms, which are concealed
-    /// better than stretched around.
+    /// When 40 ms or more are missing, keep their place open so much longer, since resends may still come: the
+    /// sound is later then, and is shortened again. Less is concealed better than waited for.
     pub fn set_repair_wait(&mut self, wait: Duration) {
         self.repair_wait = wait.min(MAX_REPAIR_WAIT);
     }

@@ -31,6 +31,8 @@ const SURPLUS: usize = 12 * SAMPLES_PER_MILLI;
 const MOST_INSERTED: usize = 10 * SAMPLES_PER_MILLI;
 /// Above so many times the target, sound is shortened at each pull.
 const FAST_FACTOR: i64 = 4;
+/// Missing sound of this length (40 ms) is worth a wait for its resend; what is shorter is concealed well.
+const REPAIR_TICKS: i64 = 1_920;
 /// How often it is shortened otherwise.
 const ACCELERATE_EVERY: Duration = Duration::from_millis(40);
 /// How often it is lengthened.
@@ -106,7 +108,8 @@ impl AudioBuffer {
             _ => 0,
         };
         let left = ticks.saturating_sub(i64::try_from(made).unwrap_or(i64::MAX));
-        let wait = nanos(self.repair_wait);
+        let worth = ticks >= REPAIR_TICKS;
+        let wait = if worth { nanos(self.repair_wait) } else { 0 };
         let waited = ticks_to_nanos(-left) >= wait || since >= self.target_nanos() + wait;
         if ticks <= 0 || (made > 0 && waited) {
             return self.give_up();
