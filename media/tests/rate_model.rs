@@ -178,15 +178,17 @@ fn spikes() {
 
 #[test]
 fn exponential_jitter() {
-    rows(
-        "3 Mbit/s, jitter of 20 ms",
-        2,
-        |seed| {
-            let wire = Wire::new(limited(3_000_000, 75_000, 25), seed).with_jitter(20.0);
-            run(Setup::new(seed, 30), wire)
-        },
-        |row| assert!(row.rate_mean >= 0.85 * CAP as f64),
-    );
+    for in_order in [false, true] {
+        rows(
+            &format!("3 Mbit/s, jitter of 20 ms{}", if in_order { ", in order" } else { "" }),
+            2,
+            |seed| {
+                let wire = Wire::new(limited(3_000_000, 75_000, 25), seed);
+                run(Setup::new(seed, 30), wire.with_jitter(20.0, in_order))
+            },
+            |row| assert!(row.rate_mean >= 0.85 * CAP as f64),
+        );
+    }
 }
 
 #[test]

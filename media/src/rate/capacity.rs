@@ -9,6 +9,8 @@ use crate::{FrameNumber, StreamId};
 const WINDOW_MS: f64 = 150.0;
 const WINDOW_PACKETS: usize = 8;
 const WINDOW_MOST_MS: f64 = 500.0;
+/// A window shorter than this says nothing, ms.
+const WINDOW_LEAST_MS: f64 = 20.0;
 /// Packets remembered at most: half a second of 80 Mbit/s.
 const MAX_PACKETS: usize = 4_096;
 /// A burst needs so many packets to prove something.
@@ -84,46 +86,38 @@ impl Throughput {
         }
     }
 
-    /// What arrived and, of the same packets and their lost neighbours, what was sent, bits a second.
+    /// What arrived and, of the same packets and their lost neighbours, what was sent, bits a second. The window
+    /// begins where a packet had arrived: one that is half in it would count in full.
     pub(super) fn rates(&self) -> Option<(f64, f64)> {
-        let from = self.window()?;
-        let (mut bytes, mut first_send, mut last_send) = (0.0, f64::MAX, f64::MIN);
-        let mut before: Option<Arrived> = None;
+        let (mut bytes, mut count, mut last_send) = (0.0, 0, f64::MIN);
+        let mut before = self.arrived.back()?;
         for packet in self.arrived.iter().rev() {
-            if packet.arrival <= from {
-                before = Some(*packet);
+            before = packet;
+            let age = self.newest - packet.arrival;
+            if (age >= WINDOW_MS && count >= WINDOW_PACKETS) || age >= WINDOW_MOST_MS {
                 break;
             }
             bytes += packet.bytes;
-            first_send = first_send.min(packet.send);
+            count += 1;
             last_send = last_send.max(packet.send);
         }
-        let acked = bytes * 8_000.0 / (self.newest - from);
-        let since = before.map_or(first_send, |packet| packet.send);
+        let span = self.newest - before.arrival;
+        if span < WINDOW_LEAST_MS {
+            return None;
+        }
+        if span < WINDOW_MS {
+            // Everything there is: the first of it is where the window begins.
+            bytes -= before.bytes;
+        }
         let lost: f64 = self
             .lost
             .iter()
-            .filter(|(sent, _)| *sent > since && *sent <= last_send)
+            .filter(|(sent, _)| *sent > before.send && *sent <= last_send)
             .map(|(_, bytes)| bytes)
             .sum();
-        let sent = (bytes + lost) * 8_000.0 / (last_send - since).max(1.0);
+        let acked = bytes * 8_000.0 / span;
+        let sent = (bytes + lost) * 8_000.0 / (last_send - before.send).max(1.0);
         Some((acked, sent))
-    }
-
-    /// Where the window begins, ms of arrival; packets after it count.
-    fn window(&self) -> Option<f64> {
-        let oldest = self.arrived.front()?.arrival;
-        let enough = self
-            .arrived
-            .iter()
-            .rev()
-            .nth(WINDOW_PACKETS)
-            .map_or(oldest, |packet| packet.arrival);
-        let from = (self.newest - WINDOW_MS)
-            .min(enough)
-            .max(self.newest - WINDOW_MOST_MS)
-            .max(oldest);
-        (self.newest - from > 20.0).then_some(from)
     }
 
     /// The rate at which packets came in the last `window` ms while they came without a pause: where the

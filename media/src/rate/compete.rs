@@ -120,8 +120,15 @@ impl Compete {
             && self.allowed(now)
     }
 
-    /// A drain ended with an empty queue, or a cliff explained it.
-    pub(super) fn tested(&mut self, now: f64) {
+    /// A drain ended with an empty queue; it was a test, or a cliff explained the queue.
+    pub(super) fn drained(&mut self, now: f64, test: bool) {
+        if test {
+            self.tested(now);
+        }
+        self.queue_since = None;
+    }
+
+    fn tested(&mut self, now: f64) {
         self.no_test_before = now + TEST_PAUSE_MS;
         self.queue_since = None;
     }

@@ -70,6 +70,8 @@ const SPIKE_BACK: f64 = 0.9;
 const DRAIN_PATIENCE: f64 = 1.5;
 const DRAIN_MORE_MS: f64 = 100.0;
 const DRAIN_BOUNDS_MS: (f64, f64) = (300.0, 3_000.0);
+/// What is taken of a limit that loss shows.
+const OF_LIMIT: f64 = 0.95;
 /// So much loss for so long (ms), or that much with such a queue, is a rate far too high, whatever else is said.
 const GUARD_LOSS: f64 = 0.4;
 const GUARD_MS: f64 = 1_000.0;
@@ -131,7 +133,10 @@ impl Path {
         if let Some(result) = self.prober.result(now, self.loss.fit().random) {
             self.on_probe(now, result.rate, result.taken, view);
         }
-        self.update_loss(now, view);
+        if !matches!(self.mode, Mode::Drain | Mode::Compete) {
+            // There, losses are the other's or the backlog's.
+            self.update_loss(now, view);
+        }
         self.obey_loss(now, view);
         self.grown = now;
         self.rate = self
@@ -278,7 +283,7 @@ impl Path {
         self.cliff = Some(now);
         self.bursts.clear();
         self.link.update(capacity);
-        self.prober.on_cliff(now);
+        self.prober.on_cliff(now, self.mode == Mode::Start);
         self.begin_drain(now, capacity, most, false);
         true
     }
@@ -330,7 +335,7 @@ impl Path {
         let audio = (self.audio_rate(now) / drain.capacity).min(1.0);
         let meanwhile = (view.round_trip_least / 2.0 + RESTART_MS) * (1.0 - audio);
         if view.queue.low - meanwhile < DRAINED_MS {
-            self.compete.tested(now);
+            self.compete.drained(now, drain.test);
             self.end_drain(now);
         } else if now >= drain.until {
             if self.compete.allowed(now) {
@@ -397,7 +402,7 @@ impl Path {
             && !soon
         {
             self.link.update(limit);
-            self.lower(now, limit);
+            self.lower(now, OF_LIMIT * limit);
         }
         if view.loss > GUARD_LOSS {
             self.guard_since.get_or_insert(now);
@@ -414,11 +419,7 @@ impl Path {
 
     /// How long no report came though we send, ms.
     pub(super) fn silence(&self, now: f64) -> f64 {
-        let since = self.last_report.unwrap_or(self.started);
-        match self.last_sent {
-            Some(sent) if sent > since => now - since,
-            _ => 0.0,
-        }
+        self.unanswered.map_or(0.0, |since| now - since)
     }
 
     fn blind_after(&self) -> f64 {
@@ -441,13 +442,17 @@ impl Path {
         self.silence(now) >= BLIND_AUDIO_MS
     }
 
-    /// The next moment at which silence means something, ms.
-    pub(super) fn silence_due(&self, now: f64) -> Option<f64> {
-        let since = self.last_report.unwrap_or(self.started);
-        [self.blind_after(), self.blind_video_after(), BLIND_AUDIO_MS]
-            .into_iter()
-            .map(|after| since + after)
-            .find(|at| *at > now)
+    /// The next moment at which silence means something that [`on_timer`](Self::on_timer) has not seen yet, ms.
+    pub(super) fn silence_due(&self) -> Option<f64> {
+        let since = self.unanswered?;
+        [
+            self.blind_after(),
+            self.blind_video_after(),
+            BLIND_AUDIO_MS,
+        ]
+        .into_iter()
+        .find(|after| *after > self.blind_for)
+        .map(|after| since + after)
     }
 
     /// Watches the silence.

@@ -15,14 +15,18 @@ const LOW_MS: f64 = 66.0;
 /// The window that a rise is measured from begins and ends so long ago, ms.
 const RISE_FROM_MS: f64 = 160.0;
 const RISE_TO_MS: f64 = 80.0;
-/// Window of the spread, and how often it is measured, ms.
-const JITTER_MS: f64 = 2_000.0;
-const JITTER_EACH_MS: f64 = 100.0;
+/// Window of the spread, ms: short, so that a queue that comes and goes is none. It is measured each so often, ms,
+/// and of two seconds the median counts.
+const SPREAD_MS: f64 = 200.0;
+const SPREAD_EACH_MS: f64 = 100.0;
+const SPREADS: usize = 20;
+/// Packets are remembered for so long, ms.
+const KEEP_MS: f64 = 500.0;
 /// A queue that rises by more than this says nothing about jitter, ms.
 const JITTER_RISE_MS: f64 = 15.0;
 /// A delay that jumps by more than this is a clock that was set, ms.
 const JUMP_MS: f64 = 5_000.0;
-/// Packets remembered at most: two seconds of 20 Mbit/s.
+/// Packets remembered at most: half a second of 80 Mbit/s.
 const MAX_SAMPLES: usize = 4_096;
 
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +43,7 @@ pub(super) struct Delay {
     /// Least delay of the bucket before and of the present one.
     buckets: [Option<f64>; 2],
     bucket_began: f64,
+    spreads: VecDeque<f64>,
     jitter: f64,
     jitter_at: f64,
 }
@@ -52,7 +57,7 @@ pub(super) struct Queue {
     pub(super) low: f64,
     /// How much the least has risen within about 100 ms.
     pub(super) rise: f64,
-    /// p90 − p10 over two seconds.
+    /// p90 − p10 over 200 ms, median of two seconds.
     pub(super) jitter: f64,
 }
 
@@ -85,7 +90,7 @@ impl Delay {
             || self
                 .samples
                 .front()
-                .is_some_and(|oldest| oldest.arrival < self.newest - JITTER_MS)
+                .is_some_and(|oldest| oldest.arrival < self.newest - KEEP_MS)
         {
             self.samples.pop_front();
         }
@@ -101,9 +106,13 @@ impl Delay {
         let least = |from, to| self.window(from, to).min_by(f64::total_cmp);
         let low = least(LOW_MS, 0.0).map_or(0.0, |delay| delay - base);
         let rise = least(RISE_FROM_MS, RISE_TO_MS).map_or(0.0, |delay| low - (delay - base));
-        if self.newest - self.jitter_at >= JITTER_EACH_MS && rise < JITTER_RISE_MS {
+        if self.newest - self.jitter_at >= SPREAD_EACH_MS && rise < JITTER_RISE_MS {
             self.jitter_at = self.newest;
-            self.jitter = self.spread();
+            self.spreads.push_back(self.spread());
+            if self.spreads.len() > SPREADS {
+                self.spreads.pop_front();
+            }
+            self.jitter = percentile(self.spreads.iter().copied(), 0.5).unwrap_or(0.0);
         }
         Queue {
             p10,
@@ -134,7 +143,7 @@ impl Delay {
     }
 
     fn spread(&self) -> f64 {
-        let mut delays: Vec<f64> = self.window(JITTER_MS, 0.0).collect();
+        let mut delays: Vec<f64> = self.window(SPREAD_MS, 0.0).collect();
         delays.sort_unstable_by(f64::total_cmp);
         let at = |share: f64| delays.get((delays.len() as f64 * share) as usize).copied();
         match (at(0.1), at(0.9)) {
@@ -179,7 +188,7 @@ mod tests {
         let mut delay = Delay::default();
         feed(&mut delay, 0, 300, |index| (index * 7 % 31) as f64);
         let queue = delay.queue();
-        assert!(queue.p10 < 5.0 && queue.low < 10.0, "{queue:?}");
+        assert!(queue.p10 < 6.0 && queue.low < 10.0, "{queue:?}");
         assert!((20.0..30.0).contains(&queue.jitter), "{queue:?}");
     }
 

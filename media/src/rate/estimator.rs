@@ -139,7 +139,7 @@ pub struct Snapshot {
     pub loss_limit_bits_per_sec: Option<u64>,
     /// See [`Estimator::queue_delay`].
     pub queue_delay: Duration,
-    /// Spread of one-way delays over two seconds (p90 − p10).
+    /// Spread of one-way delays (p90 − p10 over 200 ms, median of two seconds).
     pub jitter: Duration,
     /// Round trip, newest.
     pub round_trip: Duration,
@@ -297,7 +297,7 @@ impl Estimator {
         let silence = if self.ringing {
             None
         } else {
-            self.path.silence_due(now)
+            self.path.silence_due()
         };
         let due = [silence, self.path.probe_due().map(|due| due.max(now + PROBE_RETRY_MS))]
             .into_iter()

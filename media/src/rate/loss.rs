@@ -46,6 +46,10 @@ const BIN_MS: f64 = 50.0;
 const BINS: usize = 100;
 /// Windows of the short memory, bins: two seconds for the total, five for bursts.
 const TOTAL_BINS: usize = 40;
+/// A packet of full size, bytes: the model counts in these.
+const FULL_BYTES: f64 = 1_200.0;
+/// The same for a limit that was believed already, while no two rates differ.
+const BELIEVED_BIAS: f64 = -1.0;
 /// Newton steps for each candidate.
 const STEPS: usize = 4;
 
@@ -74,6 +78,21 @@ struct Test {
     lost: f64,
     /// Packets of the test may still be under way until then, ms.
     judged: f64,
+}
+
+/// A packet whose fate is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    /// Its number.
+    pub(super) number: Sequence,
+    /// When it left, ms.
+    pub(super) send: f64,
+    /// Its bytes on the wire.
+    pub(super) bytes: f64,
+    /// The estimate when it left, bits a second.
+    pub(super) rate: f64,
+    /// It is lost.
+    pub(super) lost: bool,
 }
 
 /// What the model says.
@@ -115,15 +134,15 @@ pub(super) struct Around {
 }
 
 impl Loss {
-    /// The fate of a packet is known: it left at `send` ms when the estimate was `rate`.
-    pub(super) fn on_packet(
-        &mut self,
-        now: f64,
-        number: Sequence,
-        send: f64,
-        rate: f64,
-        lost: bool,
-    ) {
+    /// The fate of a packet is known.
+    pub(super) fn on_packet(&mut self, now: f64, packet: Known) {
+        let Known {
+            number,
+            send,
+            bytes,
+            rate,
+            lost,
+        } = packet;
         let run = lost && self.last_lost.is_none_or(|last| last + 1 != number);
         if lost {
             self.last_lost = Some(number);
@@ -133,29 +152,32 @@ impl Loss {
         bin.lost += u32::from(lost);
         bin.runs += u32::from(run);
         self.pending_since.get_or_insert(now);
-        let weight = f64::from(u8::from(lost));
-        self.pending.packets += 1.0;
-        self.pending.lost += weight;
-        self.pending.rate += rate;
+        // By bytes, in packets of full size: a policer lets small ones pass.
+        let packets = bytes / FULL_BYTES;
+        let gone = if lost { packets } else { 0.0 };
+        self.pending.packets += packets;
+        self.pending.lost += gone;
+        self.pending.rate += packets * rate;
         if let Some(test) = &mut self.test
             && send >= test.from
             && send < test.until
         {
-            test.packets += 1.0;
-            test.lost += weight;
+            test.packets += packets;
+            test.lost += gone;
         }
     }
 
     /// A packet that counted as lost arrived after all.
-    pub(super) fn undo(&mut self) {
+    pub(super) fn undo(&mut self, bytes: f64) {
+        let packets = bytes / FULL_BYTES;
         if let Some(bin) = self.bins.iter_mut().rev().find(|bin| bin.lost > 0) {
             bin.lost -= 1;
             bin.runs = bin.runs.min(bin.lost);
         }
-        if self.pending.lost >= 1.0 {
-            self.pending.lost -= 1.0;
-        } else if let Some(seen) = self.ring.iter_mut().rev().find(|seen| seen.lost >= 1.0) {
-            seen.lost -= 1.0;
+        if self.pending.lost >= packets {
+            self.pending.lost -= packets;
+        } else if let Some(seen) = self.ring.iter_mut().rev().find(|seen| seen.lost >= packets) {
+            seen.lost -= packets;
         }
     }
 
@@ -288,7 +310,11 @@ impl Loss {
     fn bias(&self, queue: f64) -> f64 {
         if queue > LONG_QUEUE_MS {
             QUEUE_BIAS
-        } else if queue < SHORT_QUEUE_MS && !self.differ(DIFFER) {
+        } else if self.differ(DIFFER) {
+            0.0
+        } else if self.fit.limit.is_some() && self.fit.gain >= GAIN {
+            BELIEVED_BIAS
+        } else if queue < SHORT_QUEUE_MS {
             RANDOM_BIAS
         } else {
             0.0
@@ -313,16 +339,16 @@ impl Loss {
 
     /// The most likely inherent loss if there is no other.
     fn pooled(&self) -> f64 {
+        self.mean().clamp(0.0, RANDOM_MOST)
+    }
+
+    fn mean(&self) -> f64 {
         let (mut packets, mut lost) = (0.0, 0.0);
         for (weight, seen) in self.weighted() {
             packets += weight * seen.packets;
             lost += weight * seen.lost;
         }
-        if packets > 0.0 {
-            (lost / packets).clamp(0.0, RANDOM_MOST)
-        } else {
-            0.0
-        }
+        if packets > 0.0 { lost / packets } else { 0.0 }
     }
 
     fn likelihood(&self, random: f64, limit: f64) -> f64 {
@@ -358,7 +384,7 @@ impl Loss {
     }
 
     fn begin_test(&mut self, now: f64, around: Around) {
-        let loss = self.share(TOTAL_BINS);
+        let loss = self.mean();
         if loss < TEST_LOSS / 2.0 {
             self.tests = 0;
         }
@@ -394,7 +420,7 @@ impl Loss {
         let capacity = nearer > TIE || (nearer > -TIE && test.loss > TIE_LOSS);
         if capacity {
             self.fit = Fit {
-                random: seen.min(RANDOM_MOST),
+                random: (seen - by_capacity).clamp(0.0, RANDOM_MOST),
                 limit: Some(test.rate * (1.0 - test.loss)),
                 gain: GAIN,
             };
@@ -436,7 +462,14 @@ mod tests {
             let sent = asked * loss.factor(now);
             tested |= sent < asked;
             let lost = random.random::<f64>() < share(sent);
-            loss.on_packet(now, number, now, sent, lost);
+            let packet = Known {
+                number,
+                send: now,
+                bytes: 1_200.0,
+                rate: sent,
+                lost,
+            };
+            loss.on_packet(now, packet);
             let around = Around {
                 rate: asked,
                 acked: sent * (1.0 - share(sent)),
@@ -521,12 +554,19 @@ mod tests {
     fn runs_are_measured_and_late_packets_forgiven() {
         let mut loss = Loss::default();
         for number in 0..200 {
-            loss.on_packet(number as f64, number, 0.0, 1e6, number % 20 < 5);
+            let packet = Known {
+                number,
+                send: 0.0,
+                bytes: 1_200.0,
+                rate: 1e6,
+                lost: number % 20 < 5,
+            };
+            loss.on_packet(number as f64, packet);
         }
         let view = loss.view();
         assert_eq!((view.total, view.mean_burst_packets), (0.25, 5.0));
         for _ in 0..60 {
-            loss.undo();
+            loss.undo(1_200.0);
         }
         assert_eq!(loss.view().total, 0.0);
         assert_eq!(loss.view().mean_burst_packets, 1.0);

@@ -132,7 +132,8 @@ pub(super) struct Path {
     audio: Meter,
     other_sent: Meter,
     other_acked: Meter,
-    pub(super) last_sent: Option<f64>,
+    /// Since when something was sent that no report has followed.
+    pub(super) unanswered: Option<f64>,
     pub(super) round_trip: Option<f64>,
     round_trips: [Option<f64>; 2],
     round_trips_began: f64,
@@ -209,7 +210,7 @@ impl Path {
             audio: Meter::default(),
             other_sent: Meter::default(),
             other_acked: Meter::default(),
-            last_sent: None,
+            unanswered: None,
             round_trip: config.round_trip.map(|trip| trip.as_secs_f64() * 1e3),
             round_trips: [None; 2],
             round_trips_began: now,
@@ -234,7 +235,7 @@ impl Path {
         if packet.class == Class::Probe {
             self.probed = Some(now);
         }
-        self.last_sent = Some(now);
+        self.unanswered.get_or_insert(now);
         let target = self.rate * self.loss.factor(now);
         let rate = if self.limited {
             self.sent.rate(now)
@@ -284,6 +285,7 @@ impl Path {
             self.report_gap = (1.0 - GAP_WEIGHT) * self.report_gap + GAP_WEIGHT * gap;
         }
         self.last_report = Some(now);
+        self.unanswered = None;
         if let Some(trip) = feedback.round_trip {
             self.on_round_trip(now, trip.as_secs_f64() * 1e3);
         }
@@ -308,12 +310,17 @@ impl Path {
         match (flying, arrival) {
             (Some(flying), _) => {
                 self.flying_bytes = (self.flying_bytes - flying.bytes).max(0.0);
-                let lost = arrival.is_none();
-                self.loss
-                    .on_packet(now, packet.sequence, send, flying.rate, lost);
+                let known = loss::Known {
+                    number: packet.sequence,
+                    send,
+                    bytes,
+                    rate: flying.rate,
+                    lost: arrival.is_none(),
+                };
+                self.loss.on_packet(now, known);
             }
             // It counted as lost before.
-            (None, Some(_)) => self.loss.undo(),
+            (None, Some(_)) => self.loss.undo(bytes),
             (None, None) => return false,
         }
         let cluster = match packet.content {
@@ -524,7 +531,7 @@ impl Path {
     /// The path is taken again.
     pub(super) fn resume(&mut self, now: f64) {
         self.last_report = None;
-        self.last_sent = None;
+        self.unanswered = None;
         self.flying.clear();
         self.flying_bytes = 0.0;
         self.rate = self.rate.min(self.top());

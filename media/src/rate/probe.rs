@@ -124,9 +124,11 @@ impl Prober {
         self.chain = true;
     }
 
-    /// The capacity fell.
-    pub(super) fn on_cliff(&mut self, now: f64) {
-        self.cliff = Some(now);
+    /// The capacity fell; or, if `start`, the first guess was too high: then there is nothing to come back.
+    pub(super) fn on_cliff(&mut self, now: f64, start: bool) {
+        if !start {
+            self.cliff = Some(now);
+        }
         self.train = None;
         self.chain = false;
         self.pause = PAUSE_MS;
@@ -346,7 +348,7 @@ mod tests {
         }
         assert_eq!(pauses[..5], [1e3, 2e3, 4e3, 8e3, 16e3]);
         assert_eq!(pauses[7], 16e3);
-        prober.on_cliff(now);
+        prober.on_cliff(now, false);
         now = prober.due();
         for _ in 0..5 {
             let order = prober.take(now, AROUND).expect("due");

@@ -188,7 +188,7 @@ impl Call {
 
     /// Goes on until `seconds` after the start.
     pub fn run_to(&mut self, wire: &mut Wire, seconds: f64) {
-        let end = self.start + Duration::from_secs_f64(seconds);
+        let end = self.start + Duration::from_secs_f64(seconds.max(0.0));
         while self.now + TICK <= end {
             self.now += TICK;
             self.tick(wire);
@@ -569,6 +569,7 @@ impl Call {
             longest_gap: gaps.iter().copied().fold(0.0, f64::max),
             rate_mean: mean(5.0),
             late_rate: mean(end - 20.0),
+            arrived: self.arrived_bytes_after(5.0) * 8.0 / (end - 5.0),
             at_cap_after: first_at_cap.map_or(f64::INFINITY, |(at, _)| *at),
             loss: self.lost as f64 / self.sequence.max(1) as f64,
             cliffs: snapshot.cliffs,
@@ -577,9 +578,15 @@ impl Call {
             ..Row::default()
         };
         if let Some((drop, back)) = self.setup.marks {
+            // At 50 ms round trip below 200 ms again, else within 100 ms of what it was.
+            let high = if self.setup.round_trip > 50 * MILLI {
+                self.setup.round_trip.as_secs_f64() / 2.0 + 0.127
+            } else {
+                0.2
+            };
             let last_high = done
                 .iter()
-                .filter(|(from, to)| *from > drop - 0.5 && *from < back && to - from > 0.2)
+                .filter(|(from, to)| *from > drop - 0.5 && *from < back && to - from > high)
                 .map(|(_, to)| *to)
                 .fold(drop, f64::max);
             row.low_again_after = last_high - drop;

@@ -26,8 +26,8 @@ pub struct Cubic {
     epoch: Option<Instant>,
     decreased: Option<Instant>,
     flying: f64,
-    /// When the sender learns of each packet; in that order.
-    fates: VecDeque<(Instant, Fate)>,
+    /// When the sender learns of each packet, in that order, and when it left.
+    fates: VecDeque<(Instant, Instant, Fate)>,
     last_arrival: Option<Instant>,
     arrived: f64,
 }
@@ -65,12 +65,12 @@ impl Cubic {
         if now - first < self.starts_after {
             return;
         }
-        while let Some((at, _)) = self.fates.front()
+        while let Some((at, _, _)) = self.fates.front()
             && *at <= now
         {
             match self.fates.pop_front() {
-                Some((_, Fate::Acknowledged)) => self.on_acknowledged(now),
-                Some((_, Fate::Lost)) => self.on_lost(now),
+                Some((_, left, Fate::Acknowledged)) => self.on_acknowledged(now, left),
+                Some((_, left, Fate::Lost)) => self.on_lost(now, left),
                 None => {}
             }
         }
@@ -88,11 +88,11 @@ impl Cubic {
                 self.last_arrival = arrives;
             }
             let fate = if arrives.is_some() { Fate::Acknowledged } else { Fate::Lost };
-            self.fates.push_back((known, fate));
+            self.fates.push_back((known, now, fate));
         }
     }
 
-    fn on_acknowledged(&mut self, now: Instant) {
+    fn on_acknowledged(&mut self, now: Instant, left: Instant) {
         self.flying -= 1.0;
         if self.window < self.threshold {
             self.window += 1.0;
@@ -101,15 +101,17 @@ impl Cubic {
         let epoch = *self.epoch.get_or_insert(now);
         let inflection = (self.most * (1.0 - BETA) / SCALE).cbrt();
         let since = (now - epoch).as_secs_f64() + 2.0 * self.one_way.as_secs_f64();
-        let target = SCALE * (since - inflection).powi(3) + self.most;
+        let round = (now - left).as_secs_f64().max(1e-3);
+        let friendly = BETA * self.most + 3.0 * (1.0 - BETA) / (1.0 + BETA) * since / round;
+        let target = (SCALE * (since - inflection).powi(3) + self.most).max(friendly);
         let target = target.clamp(self.window, 1.5 * self.window);
         self.window += ((target - self.window) / self.window).max(0.01 / self.window);
     }
 
-    fn on_lost(&mut self, now: Instant) {
+    fn on_lost(&mut self, now: Instant, left: Instant) {
         self.flying -= 1.0;
-        let pause = 4 * self.one_way;
-        if self.decreased.is_some_and(|at| now - at < pause) {
+        // Once for all that left before.
+        if self.decreased.is_some_and(|at| left < at) {
             return;
         }
         self.decreased = Some(now);

@@ -14,6 +14,7 @@ pub struct Row {
     pub longest_gap: f64,
     pub rate_mean: f64,
     pub late_rate: f64,
+    pub arrived: f64,
     pub at_cap_after: f64,
     pub low_again_after: f64,
     pub back_after: f64,
@@ -28,7 +29,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "video {:.0}/{:.0} audio p95 {:.0} ms, shown {:.1} %, stalls {:.2} s (gap {:.2}), rate {:.0} (late {:.0}) kbit/s, cap after {:.2} s, lost {:.1} %, cliffs {}, decreases {}, probes {}/{}",
+            "video {:.0}/{:.0} audio p95 {:.0} ms, shown {:.1} %, stalls {:.2} s (gap {:.2}), rate {:.0} (late {:.0}, arrived {:.0}) kbit/s, cap after {:.2} s, lost {:.1} %, cliffs {}, decreases {}, probes {}/{}",
             self.video_p50,
             self.video_p95,
             self.audio_p95,
@@ -37,6 +38,7 @@ impl fmt::Display for Row {
             self.longest_gap,
             self.rate_mean / 1e3,
             self.late_rate / 1e3,
+            self.arrived / 1e3,
             self.at_cap_after,
             100.0 * self.loss,
             self.cliffs,

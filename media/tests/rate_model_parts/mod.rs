@@ -15,6 +15,9 @@ pub use wire::Wire;
 /// The model's step: as often as the pacer is woken.
 pub const TICK: Duration = Duration::from_millis(1);
 
+/// The second of two calls begins so much later.
+const LATER: Duration = Duration::from_secs(5);
+
 /// One call alone.
 pub fn run(setup: Setup, mut wire: Wire) -> Row {
     let seconds = setup.seconds;
@@ -44,14 +47,12 @@ pub fn run_beside(setup: Setup, mut wire: Wire, mut cubic: Cubic) -> Row {
 pub fn run_two(seed: u64, seconds: u32, mut wire: Wire) -> (Row, Row) {
     let start = Instant::now();
     let mut one = Call::at(Setup::new(seed, seconds), start);
-    let mut other = Call::at(Setup::new(seed + 1_000, seconds), start);
+    let mut other = Call::at(Setup::new(seed + 1_000, seconds), start + LATER);
     let mut at = 0.0;
     while at < f64::from(seconds) {
         at += TICK.as_secs_f64();
         one.run_to(&mut wire, at);
-        if at > 5.0 {
-            other.run_to(&mut wire, at);
-        }
+        other.run_to(&mut wire, at - LATER.as_secs_f64());
     }
     (one.row(), other.row())
 }

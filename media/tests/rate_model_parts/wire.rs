@@ -33,6 +33,7 @@ pub struct Wire {
     scheduled: Option<Scheduled>,
     policer: Option<(f64, f64, Option<Policer>)>,
     jitter_millis: f64,
+    in_order: bool,
     last_arrival: Option<Instant>,
 }
 
@@ -45,6 +46,7 @@ impl Wire {
             scheduled: None,
             policer: None,
             jitter_millis: 0.0,
+            in_order: false,
             last_arrival: None,
         }
     }
@@ -69,10 +71,11 @@ impl Wire {
         }
     }
 
-    /// Exponential, with this mean; packets keep their order.
-    pub fn with_jitter(self, jitter_millis: f64) -> Self {
+    /// Exponential, with this mean; packets keep their order or overtake each other.
+    pub fn with_jitter(self, jitter_millis: f64, in_order: bool) -> Self {
         Self {
             jitter_millis,
+            in_order,
             ..self
         }
     }
@@ -94,6 +97,9 @@ impl Wire {
         let drawn: f64 = self.random.random();
         let late = -(1.0 - drawn).ln() * self.jitter_millis;
         let at = arrives + Duration::from_secs_f64(late / 1e3);
+        if !self.in_order {
+            return Some(at);
+        }
         let at = self.last_arrival.map_or(at, |last| last.max(at));
         self.last_arrival = Some(at);
         Some(at)
