@@ -20,7 +20,7 @@ Environment: LANDLINE_RELAY, LANDLINE_TOKEN, LANDLINE_DATA_DIR, NO_COLOR, RUST_L
 #[command(
     name = "landline",
     version,
-    about = "Chat and files over a direct, end-to-end encrypted line"
+    about = "Calls, chat and files over a direct, end-to-end encrypted line"
 )]
 #[command(after_help = AFTER_HELP, arg_required_else_help = true)]
 pub struct Cli {
@@ -98,6 +98,23 @@ pub enum Action {
     Send(SendArgs),
     /// Stay, and take what others send
     Receive(ReceiveArgs),
+    /// Call somebody, with picture and sound
+    Call(CallArgs),
+    /// Stay, and answer calls
+    Answer(AnswerArgs),
+    /// Show past and missed calls
+    Calls {
+        /// Only those that nobody here answered
+        #[arg(long)]
+        missed: bool,
+        /// How many, newest last
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Show cameras, screens, microphones and speakers
+    Devices,
+    /// Hear and see oneself through encoder, an emulated link and decoder, with the numbers
+    Loopback(LoopbackArgs),
     /// Show stored messages
     History(HistoryArgs),
     /// Show past transfers with the MD5 of each file
@@ -112,7 +129,7 @@ pub enum Action {
         #[command(subcommand)]
         action: Option<RelayAction>,
     },
-    /// Show all of it on this machine alone: a relay, two peers, chat and files, in a temporary folder
+    /// Show all of it on this machine alone: a relay, two peers, chat, files and a call, in a temporary folder
     Demo,
 }
 
@@ -210,6 +227,107 @@ pub struct ReceiveArgs {
     /// End after the first transfer
     #[arg(long)]
     pub once: bool,
+}
+
+/// What is sent and heard in a call.
+#[derive(Debug, Clone, Args)]
+pub struct MediaArgs {
+    /// Our picture: camera[:NAME], pattern[:WxH@FPS], FILE.y4m, screen, window:TITLE or none
+    #[arg(long, value_name = "SOURCE", default_value = "camera")]
+    pub video: String,
+    /// Share a screen as well: screen[:MONITOR] or window:TITLE
+    #[arg(long, value_name = "SOURCE")]
+    pub screen: Option<String>,
+    /// Our sound: microphone[:NAME], tone[:HERTZ], FILE.wav or none
+    #[arg(long, value_name = "SOURCE", default_value = "microphone")]
+    pub audio: String,
+    /// Where the other side is heard: speaker[:NAME], FILE.wav or none
+    #[arg(long, value_name = "SINK", default_value = "speaker")]
+    pub speaker: String,
+    /// Record the other side, as MP4
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Keep the other side's pictures, uncompressed
+    #[arg(long, value_name = "FILE.y4m")]
+    pub save_video: Option<PathBuf>,
+    /// Begin with the microphone muted
+    #[arg(long)]
+    pub muted: bool,
+    /// No echo and noise suppression and no gain control
+    #[arg(long)]
+    pub raw_voice: bool,
+    /// Pictures take at most this, 1000 bits a second
+    #[arg(long, value_name = "KILOBITS", value_parser = clap::value_parser!(u32).range(50..=100_000))]
+    pub max_rate: Option<u32>,
+    /// Print the numbers of each second
+    #[arg(long)]
+    pub stats: bool,
+    /// Hang up after so long
+    #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub for_seconds: Option<u64>,
+    /// Which way the call takes [default: whichever is best]
+    #[arg(long, value_enum)]
+    pub path: Option<PathChoice>,
+}
+
+/// A way to the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PathChoice {
+    /// Straight; the call waits until there is such a way
+    Direct,
+    /// Through the relay
+    Relay,
+}
+
+/// `call`.
+#[derive(Debug, Args)]
+pub struct CallArgs {
+    /// Whom
+    pub peer: String,
+    /// Picture and sound.
+    #[command(flatten)]
+    pub media: MediaArgs,
+}
+
+/// `answer`.
+#[derive(Debug, Args)]
+pub struct AnswerArgs {
+    /// Whose calls to take at once; asks if there is a terminal
+    #[arg(long, value_enum)]
+    pub accept: Option<Accept>,
+    /// End after the first call
+    #[arg(long)]
+    pub once: bool,
+    /// Picture and sound.
+    #[command(flatten)]
+    pub media: MediaArgs,
+}
+
+/// `loopback`.
+#[derive(Debug, Args)]
+pub struct LoopbackArgs {
+    /// Picture and sound.
+    #[command(flatten)]
+    pub media: MediaArgs,
+    /// The link carries so much, 1000 bits a second
+    #[arg(long, value_name = "KILOBITS", value_parser = clap::value_parser!(u64).range(10..=10_000_000))]
+    pub rate: Option<u64>,
+    /// It takes so long, ms
+    #[arg(long, value_name = "MILLIS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=5_000))]
+    pub delay: u64,
+    /// It loses so many of 100 packets
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
+    pub loss: f64,
+    /// It adds up to so much, ms
+    #[arg(long, value_name = "MILLIS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=5_000))]
+    pub jitter: u64,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|share| (0.0..100.0).contains(share))
+        .ok_or_else(|| "a number from 0 to 99.9".to_owned())
 }
 
 /// `history`.

@@ -1,13 +1,19 @@
 //! The command line as a face of the engine: one file a command. Results go to standard output, as text for
 //! people or as one JSON object a line; progress, questions and errors go to standard error.
 
+mod answer;
 mod bars;
+mod call;
+mod calls;
 mod chat;
 mod contacts;
+mod devices;
 mod history;
 mod id;
+mod loopback;
 mod out;
 mod peers;
+mod phone;
 mod receive;
 mod relay;
 mod send;
@@ -25,6 +31,7 @@ use crate::settings::Settings;
 use crate::{Exit, Problem, demo, interrupt};
 
 use out::Out;
+pub(crate) use phone::summary_text;
 
 /// The whole program: reads the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
@@ -115,6 +122,11 @@ async fn run(cli: Cli) -> Result<Exit, Problem> {
         Action::Chat(args) => chat::run(&settings, out, args).await,
         Action::Send(args) => send::run(&settings, out, args).await,
         Action::Receive(args) => receive::run(&settings, out, args).await,
+        Action::Call(args) => call::run(&settings, out, args).await,
+        Action::Answer(args) => answer::run(&settings, out, args).await,
+        Action::Calls { missed, limit } => calls::run(&settings, out, missed, limit).await,
+        Action::Devices => devices::run(out).await,
+        Action::Loopback(args) => loopback::run(out, args).await,
         Action::History(args) => history::run(&settings, out, args).await,
         Action::Transfers { limit } => transfers::run(&settings, out, limit).await,
         Action::Relay { action } => relay::run(&settings, out, action).await,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::args::Accept;
+use crate::call::MediaChoice;
 use crate::contacts::{Contact, peer_text};
 use crate::event::{PeerView, RelayView};
 use crate::store::messages::StoredMessage;
@@ -68,6 +69,37 @@ pub enum Command {
         /// Take it.
         accept: bool,
     },
+    /// Calls a peer; answers with the call's number, the rest are events. The call ends with the face.
+    Call {
+        /// Whom; becomes an accepted contact.
+        #[serde(with = "peer_text")]
+        peer: PeerId,
+        /// What we send, and where what comes goes; absolute paths.
+        media: Box<MediaChoice>,
+        /// Whether the direct path may be used.
+        relay_only: bool,
+    },
+    /// From now on this face says what happens with calls that come; a second face is refused.
+    TakeCalls(CallPolicy),
+    /// Our person's answer to a call that came: take it with the policy's media, or decline.
+    AnswerCall {
+        /// The call's number.
+        number: i64,
+        /// Take it.
+        accept: bool,
+    },
+    /// Hangs up, or gives up.
+    EndCall {
+        /// The call's number.
+        number: i64,
+    },
+    /// Changes what we send in the call that runs.
+    ChangeCall {
+        /// The call's number.
+        number: i64,
+        /// What.
+        change: CallChange,
+    },
 }
 
 /// Changes of the address book, which need the engine only so that it hears of them.
@@ -125,6 +157,36 @@ impl BookCommand {
     }
 }
 
+/// What happens with calls that come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallPolicy {
+    /// Whose calls are taken at once, or all are asked about.
+    #[serde(with = "accept_text")]
+    pub accept: Accept,
+    /// What we send, and where what comes goes; absolute paths.
+    pub media: Box<MediaChoice>,
+}
+
+/// A change of our side of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", content = "to", rename_all = "snake_case")]
+pub enum CallChange {
+    /// The microphone's sound is sent, or not.
+    Mute(bool),
+    /// The camera's pictures are sent, or not.
+    Camera(bool),
+    /// Nothing is sent in either direction, or all again.
+    Hold(bool),
+    /// Another source instead of the camera.
+    Video(String),
+    /// Another screen or window is shared; `none` ends that.
+    Screen(String),
+    /// Another microphone.
+    Audio(String),
+    /// Another loudspeaker.
+    Speaker(String),
+}
+
 /// What happens with offers of files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -153,6 +215,8 @@ pub enum Reply {
     Message(StoredMessage),
     /// The number of the transfer that began.
     Transfer(i64),
+    /// The number of the call that began.
+    Call(i64),
 }
 
 /// The engine itself.
@@ -216,6 +280,19 @@ mod tests {
             Command::Answer {
                 offer: u64::MAX,
                 accept: false,
+            },
+            Command::Call {
+                peer,
+                media: Box::default(),
+                relay_only: true,
+            },
+            Command::TakeCalls(CallPolicy {
+                accept: Accept::All,
+                media: Box::default(),
+            }),
+            Command::ChangeCall {
+                number: 7,
+                change: CallChange::Screen("none".to_owned()),
             },
         ] {
             let text = serde_json::to_string(&command).expect("plain data");

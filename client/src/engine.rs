@@ -3,9 +3,12 @@
 //! connections, transfers) runs in tasks of its own and reports back through one bounded queue.
 
 mod actor;
+mod calls;
+mod carrier;
 mod commands;
 mod faces;
 mod link;
+mod media;
 mod offers;
 mod peers;
 mod transfers;
@@ -26,6 +29,7 @@ use crate::store::Store;
 use crate::transfer;
 
 use actor::Actor;
+pub(crate) use calls::in_words as call_in_words;
 
 /// Reports that wait for the engine's task; whoever reports then waits.
 const MAX_INPUTS: usize = 1_024;
@@ -94,6 +98,8 @@ enum Input {
     },
     /// The task of a transfer ended.
     TransferTask { task: u64 },
+    /// The media of a call tell something.
+    Media { number: i64, news: media::News },
     /// The store failed to say what waits for a peer: ask again.
     Refill { peer: PeerId },
     /// Ends the engine's task, after goodbye to transfers.

@@ -9,12 +9,14 @@ use uuid::Uuid;
 
 use crate::Problem;
 use crate::contacts::{Standing, peer_text};
+use crate::store::calls::CallRecord;
 use crate::store::messages::{MessageState, StoredMessage};
 use crate::store::transfers::TransferRecord;
 use crate::transfer;
+use crate::wire::{Quality, Sources};
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// The login at the relay changed.
@@ -69,6 +71,76 @@ pub enum Event {
         outgoing: bool,
         /// What.
         step: TransferStep,
+    },
+    /// Something about a call.
+    Call {
+        /// Its number in the store.
+        number: i64,
+        /// With whom.
+        #[serde(with = "peer_text")]
+        peer: PeerId,
+        /// We called.
+        outgoing: bool,
+        /// What.
+        step: CallStep,
+    },
+}
+
+/// What a call does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum CallStep {
+    /// We try to reach the other side.
+    Calling,
+    /// It rings there.
+    Ringing,
+    /// Somebody calls, and our person must say whether.
+    Incoming {
+        /// Who.
+        from: Box<PeerView>,
+        /// What the other side sends at first.
+        sources: Sources,
+    },
+    /// Media begin.
+    Began {
+        /// What the other side sends at first.
+        sources: Sources,
+    },
+    /// Sources changed; media rest while either side holds.
+    Sources {
+        /// Ours.
+        ours: Sources,
+        /// Theirs.
+        theirs: Sources,
+    },
+    /// Nothing is heard of the other side (true), or something again.
+    Silent {
+        /// Nothing.
+        silent: bool,
+    },
+    /// Something about devices, pictures or voices.
+    Media {
+        /// What.
+        what: media::pipeline::Event,
+    },
+    /// The numbers of the call, each second.
+    Stats {
+        /// All of them.
+        stats: Box<media::stats::Snapshot>,
+    },
+    /// How our media arrive at the other side, as it says.
+    Quality {
+        /// Its figures.
+        quality: Quality,
+    },
+    /// It is over.
+    Ended {
+        /// What is stored.
+        record: CallRecord,
+        /// Its numbers, if media ran.
+        summary: Option<Box<media::stats::Summary>>,
+        /// Why it is not simply good.
+        problem: Option<Problem>,
     },
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::link::{Link, Totals};
-use crate::quic::code;
+use crate::quic::{CALL_SEND_WINDOW, SEND_WINDOW, code};
 use crate::rate::{RateControl, RateMode};
 use crate::{ConnectionError, DatagramError};
 
@@ -67,6 +67,11 @@ impl Connection {
     /// Whether we dialled.
     pub fn is_dialler(&self) -> bool {
         self.inner.dialler
+    }
+
+    /// Tells this connection from others of this process while it lives; clones have the same.
+    pub fn stable_id(&self) -> usize {
+        self.inner.quinn.stable_id()
     }
 
     /// Opens a bidirectional stream; the peer sees it with its first byte.
@@ -376,12 +381,17 @@ pub(crate) fn switched(epoch: u32) -> Bytes {
 /// Attends a connection until it ends: takes datagrams off QUIC whether or not the application reads them,
 /// and keeps the connection alive, with more care while a call runs.
 pub(crate) async fn attend(quinn: quinn::Connection, link: Arc<Link>, datagrams: Arc<Datagrams>) {
+    let mut window = SEND_WINDOW;
     loop {
         let mode_changed = link.switch.rate.changed.notified();
-        let interval = match link.switch.rate.mode() {
-            RateMode::Streams => KEEP_INTERVAL,
-            RateMode::Call | RateMode::CallAndTransfer => CALL_KEEP_INTERVAL,
+        let (interval, wanted) = match link.switch.rate.mode() {
+            RateMode::Streams => (KEEP_INTERVAL, SEND_WINDOW),
+            RateMode::Call | RateMode::CallAndTransfer => (CALL_KEEP_INTERVAL, CALL_SEND_WINDOW),
         };
+        if wanted != window {
+            window = wanted;
+            quinn.set_send_window(window);
+        }
         tokio::select! {
             datagram = quinn.read_datagram() => match datagram {
                 Ok(datagram) if is_reserved(&datagram) => {}

@@ -31,7 +31,9 @@ const STREAM_WINDOW: u32 = 2 << 20;
 /// Of all streams of a connection together, bytes.
 const RECEIVE_WINDOW: u32 = 16 << 20;
 /// Sent and not acknowledged, bytes.
-const SEND_WINDOW: u64 = 16 << 20;
+pub(crate) const SEND_WINDOW: u64 = 16 << 20;
+/// The same in a call, which streams must not hold up by what they have in store here: 20 Mbit/s at 100 ms.
+pub(crate) const CALL_SEND_WINDOW: u64 = 256 << 10;
 /// Datagrams of a peer that wait to be read at most, bytes; the oldest gives way.
 const DATAGRAM_RECEIVE_BUFFER: usize = 512 << 10;
 /// Datagrams that wait to be sent at most, bytes; the oldest gives way. Small on purpose: who sends in real

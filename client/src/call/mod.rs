@@ -1,6 +1,7 @@
 //! Calls, as far as they are decided and not heard or seen: who rings, who answers, what ends a call, what
 //! survives a lost connection. Pure; [`Line`] is one side's telephone line, and the engine does what it says.
 
+mod choice;
 mod line;
 #[cfg(test)]
 mod two_lines;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::end_code;
 use crate::{Exit, Problem};
 
+pub use choice::{MediaChoice, streams};
 pub use line::{Input, Line, Output};
 
 /// Why a call ended, or did not begin.

@@ -17,7 +17,8 @@ use super::terminal::{lines, remark};
 use super::transfers::summary;
 use crate::args::{Accept, ChatArgs};
 use crate::command::{BookCommand, Command, Policy, Reply};
-use crate::event::{Event, PeerView, RelayStep, RelayView, TransferStep};
+use crate::engine::call_in_words;
+use crate::event::{CallStep, Event, PeerView, RelayStep, RelayView, TransferStep};
 use crate::interrupt::interrupted;
 use crate::session::{Session, relay_problem};
 use crate::settings::Settings;
@@ -257,7 +258,9 @@ impl Talk {
     async fn on_event(&mut self, session: &Session, event: Event) -> Result<(), Problem> {
         let is_ours = match &event {
             Event::Peer { peer } => peer.id == self.peer,
-            Event::MessageState { peer, .. } | Event::Transfer { peer, .. } => *peer == self.peer,
+            Event::MessageState { peer, .. }
+            | Event::Transfer { peer, .. }
+            | Event::Call { peer, .. } => *peer == self.peer,
             _ => true,
         };
         if !is_ours {
@@ -297,6 +300,16 @@ impl Talk {
                 self.print("the offer was withdrawn");
             }
             Event::OfferGone { .. } => {}
+            Event::Call { outgoing, step, .. } => {
+                let arrow = if outgoing { "→" } else { "←" };
+                match step {
+                    CallStep::Incoming { .. } => self.print(&self.out.dim("— calls you")),
+                    CallStep::Ended { record, .. } => {
+                        self.print(&format!("{arrow} call: {}", call_in_words(&record)));
+                    }
+                    _ => {}
+                }
+            }
             Event::Transfer {
                 number,
                 outgoing,

@@ -12,19 +12,20 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::Input;
+use super::calls::Calls;
 use super::faces::Faces;
 use super::link::{Link, LinkEvent};
 use super::peers::Peers;
 use super::transfers::Transfers;
 use super::views::{RelayFacts, peer_view};
 use crate::Problem;
-use crate::chat;
 use crate::contacts::{Contact, Standing, consent_text, printable};
 use crate::event::{Event, PeerView, RelayView};
 use crate::settings::MAX_NAME_LEN;
 use crate::store::messages::{MAX_OF_STRANGER, MessageState, StoredMessage};
 use crate::store::{self, Store, StoreError, now_millis};
 use crate::wire::{self, Hello, close_code};
+use crate::{call, chat};
 
 /// Connections of strangers at one time; one more is closed.
 const MAX_STRANGERS: usize = 64;
@@ -36,6 +37,8 @@ const CROSSED_LIMIT: Duration = Duration::from_secs(5);
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 /// How long transfers may take to tell the other side that they end.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+/// How long the end of a call may take to leave.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Actor {
@@ -47,6 +50,7 @@ pub(super) struct Actor {
     pub(super) peers: Peers,
     pub(super) faces: Faces,
     pub(super) transfers: Transfers,
+    pub(super) calls: Calls,
     /// Offers that a person looks at, by task.
     pub(super) offers: HashMap<u64, super::offers::Waiting>,
     pub(super) tasks: JoinSet<()>,
@@ -65,6 +69,7 @@ impl Actor {
         face_count: watch::Sender<usize>,
     ) -> Self {
         Self {
+            calls: Calls::new(endpoint.id()),
             endpoint,
             store,
             name,
@@ -87,6 +92,7 @@ impl Actor {
             .store
             .run(|db| {
                 store::transfers::interrupt_running(db)?;
+                store::calls::interrupt_running(db)?;
                 Ok((
                     store::contacts::all(db)?,
                     store::messages::peers_with_work(db)?,
@@ -119,6 +125,7 @@ impl Actor {
                 .peers
                 .iter()
                 .filter_map(|(_, peer)| peer.chat.poll_timeout())
+                .chain(self.calls.line.poll_timeout())
                 .min();
             tokio::select! {
                 Some(input) = inbox.recv() => {
@@ -149,9 +156,13 @@ impl Actor {
         for running in self.transfers.iter() {
             running.cancel.cancel("the program was ended");
         }
+        let in_call = !self.calls.is_idle();
+        self.line(call::Input::End(call::End::ours(call::Cause::Shutdown)))
+            .await;
         let all_told = async {
-            while !self.transfers.is_empty() {
+            while !(self.transfers.is_empty() && self.calls.is_idle()) {
                 match inbox.recv().await {
+                    Some(Input::Media { number, news }) => self.on_media(number, news).await,
                     Some(Input::TransferTask { task }) => {
                         self.transfers.remove(task);
                     }
@@ -174,6 +185,10 @@ impl Actor {
             }
         };
         let _ = timeout(FAREWELL_LIMIT, all_told).await;
+        if in_call {
+            // The last word is on its stream, and the connection is about to close.
+            sleep(LAST_WORD).await;
+        }
     }
 
     async fn on_input(&mut self, input: Input) {
@@ -186,7 +201,7 @@ impl Actor {
                 let crate::face::Request { command, reply } = request;
                 self.on_command(face, command, reply).await;
             }
-            Input::Detach { face } => self.on_detach(face),
+            Input::Detach { face } => self.on_detach(face).await,
             Input::Dialled { peer, result } => self.on_dialled(peer, result).await,
             Input::DialExpired { peer, attempt } => {
                 let crossed = self
@@ -227,6 +242,7 @@ impl Actor {
                 });
             }
             Input::TransferTask { task } => self.on_transfer_task(task),
+            Input::Media { number, news } => self.on_media(number, news).await,
             Input::Refill { peer } => self.refill(peer).await,
             Input::Stop => {}
         }
@@ -251,7 +267,7 @@ impl Actor {
     }
 
     /// A face went, and what it wanted goes with it.
-    fn on_detach(&mut self, face: u64) {
+    async fn on_detach(&mut self, face: u64) {
         self.faces.remove(face);
         self.face_count.send_replace(self.faces.len());
         for running in self
@@ -262,6 +278,7 @@ impl Actor {
             running.cancel.cancel("the other side ended the command");
         }
         self.refuse_offers_of(face);
+        self.hang_up_for(face).await;
     }
 
     // Peers and connections.
@@ -360,6 +377,10 @@ impl Actor {
     /// Ends everything with a peer that is no longer wanted.
     pub(super) async fn drop_peer(&mut self, peer: PeerId) {
         self.endpoint.set_accepted(peer, false);
+        if self.calls.line.peer() == Some(peer) {
+            self.line(call::Input::End(call::End::ours(call::Cause::HungUp)))
+                .await;
+        }
         for running in self.transfers.iter().filter(|running| running.peer == peer) {
             running.cancel.cancel("the other side does not want this");
         }
@@ -400,7 +421,7 @@ impl Actor {
         let hello = Hello {
             version: wire::VERSION,
             name: self.name.clone(),
-            capabilities: Vec::new(),
+            capabilities: vec![wire::CALLS.to_owned()],
         };
         let peer = conn.peer();
         debug!(peer = %peer.short(), dialler = conn.is_dialler(), "connection");
@@ -427,6 +448,13 @@ impl Actor {
             self.dial(peer);
         }
         waiting
+    }
+
+    /// A call wants a connection; its end, good or bad, reaches the line.
+    pub(super) async fn dial_for_call(&mut self, peer: PeerId) {
+        self.chat(peer, chat::Input::Online(self.online.contains(&peer)))
+            .await;
+        self.dial(peer);
     }
 
     fn dial(&mut self, peer: PeerId) {
@@ -477,15 +505,23 @@ impl Actor {
         };
         state.dialling = None;
         if state.link.is_none() {
-            state.tell_waiters(&Err(problem));
+            state.tell_waiters(&Err(problem.clone()));
             self.chat(peer, chat::Input::DialFailed).await;
+            self.line(call::Input::DialFailed(peer, problem)).await;
         }
         self.peers.tidy(&peer);
     }
 
     async fn on_link(&mut self, peer: PeerId, what: LinkEvent) {
         match what {
-            LinkEvent::Hello(hello) => self.on_hello(peer, &hello.name).await,
+            LinkEvent::Hello(hello) => {
+                self.on_hello(peer, &hello.name).await;
+                let calls = hello.capabilities.iter().any(|name| name == wire::CALLS);
+                if let Some(link) = self.peers.get_mut(&peer).and_then(|s| s.link.as_mut()) {
+                    link.calls = Some(calls);
+                }
+                self.line_linked(peer).await;
+            }
             LinkEvent::Ready => {
                 let Some(state) = self.peers.get_mut(&peer) else {
                     return;
@@ -496,9 +532,11 @@ impl Actor {
                 let conn = link.conn.clone();
                 state.tell_waiters(&Ok(conn));
                 self.chat(peer, chat::Input::Connected).await;
+                self.line_linked(peer).await;
                 self.tell_peer(&peer);
             }
             LinkEvent::Chat(frame) => self.chat(peer, chat::Input::Frame(frame)).await,
+            LinkEvent::Call(frame) => self.on_call_frame(peer, frame).await,
             LinkEvent::Transfer(send, recv) => self.on_transfer_stream(peer, send, recv),
             LinkEvent::Path => self.tell_peer(&peer),
             LinkEvent::Closed(reason) => self.on_closed(peer, &reason).await,
@@ -540,6 +578,7 @@ impl Actor {
             state.tell_waiters(&Err(problem));
         }
         self.chat(peer, chat::Input::Disconnected).await;
+        self.line_unlinked(peer).await;
         self.tell_peer(&peer);
         self.peers.tidy(&peer);
     }
@@ -567,6 +606,9 @@ impl Actor {
             .collect();
         for peer in due {
             self.chat(peer, chat::Input::Timeout).await;
+        }
+        if self.calls.line.poll_timeout().is_some_and(|at| at <= now) {
+            self.line(call::Input::Timeout).await;
         }
     }
 

@@ -55,6 +55,15 @@ impl Actor {
                 Ok(Reply::Done)
             }
             Command::Receive(policy) => self.faces.set_policy(face, policy).map(|()| Reply::Done),
+            Command::Call {
+                peer,
+                media,
+                relay_only,
+            } => self.place_call(face, peer, *media, relay_only).await,
+            Command::TakeCalls(policy) => self.take_calls(face, policy),
+            Command::AnswerCall { number, accept } => self.answer_call(face, number, accept).await,
+            Command::EndCall { number } => self.end_call(number).await,
+            Command::ChangeCall { number, change } => self.change_call(number, change).await,
             Command::Answer { offer, accept } => self
                 .answer_offer(face, offer, accept)
                 .await
@@ -191,6 +200,8 @@ impl Actor {
             number: Some(number),
             cancel: cancel.clone(),
         });
+        self.note_transfers();
+        let throttle = self.calls.throttle_of(peer);
         let connection = self.want(peer).await;
         let context = Context {
             task,
@@ -199,8 +210,9 @@ impl Actor {
             inbox: self.inputs.clone(),
             cancel,
         };
-        self.tasks
-            .spawn(transfers::run_send(context, record, connection, paths));
+        self.tasks.spawn(transfers::run_send(
+            context, record, connection, paths, throttle,
+        ));
         Ok(number)
     }
 }

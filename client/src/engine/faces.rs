@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::Problem;
 use crate::command::Policy;
-use crate::event::{Event, TransferStep};
+use crate::event::{CallStep, Event, TransferStep};
 use crate::face::MAX_EVENTS;
 
 /// All faces that are attached.
@@ -90,6 +90,10 @@ fn tell(state: &FaceState, event: Event) -> bool {
         Event::Peer { .. }
             | Event::Transfer {
                 step: TransferStep::Bytes { .. },
+                ..
+            }
+            | Event::Call {
+                step: CallStep::Stats { .. } | CallStep::Quality { .. },
                 ..
             }
     );

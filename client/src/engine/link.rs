@@ -12,7 +12,9 @@ use tracing::debug;
 
 use super::Input;
 use crate::transfer::LaneRouter;
-use crate::wire::{self, ChatFrame, ControlFrame, Hello, Ping, Pong, close_code, stream_kind};
+use crate::wire::{
+    self, CallFrame, ChatFrame, ControlFrame, Hello, Ping, Pong, close_code, stream_kind,
+};
 
 /// How long the other side may take to say hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
@@ -26,6 +28,8 @@ const MAX_EXTENSIONS: u32 = 4;
 const MAX_STREAMS: usize = 64;
 /// Frames that wait to be written.
 const MAX_FRAMES: usize = 256;
+/// Frames about a call that wait to be written.
+const MAX_CALL_FRAMES: usize = 64;
 /// Bytes that are read at once.
 const READ_LEN: usize = 16 * 1024;
 /// Control and chat go before the lanes of a transfer.
@@ -39,7 +43,12 @@ pub(super) struct Link {
     pub(super) router: LaneRouter,
     /// The hello came, or we dialled: chat may flow.
     pub(super) ready: bool,
+    /// The other side knows calls, once its hello came.
+    pub(super) calls: Option<bool>,
+    /// The telephone line has been told of this connection.
+    pub(super) lined: bool,
     chat: mpsc::Sender<ChatFrame>,
+    call_frames: mpsc::Sender<CallFrame>,
     checks: mpsc::Sender<()>,
     _tasks: JoinSet<()>,
 }
@@ -54,6 +63,7 @@ impl Link {
     ) -> Self {
         let (chat, frames) = mpsc::channel(MAX_FRAMES);
         let (checks, wanted) = mpsc::channel(1);
+        let (call_frames, about_calls) = mpsc::channel(MAX_CALL_FRAMES);
         let router = LaneRouter::new();
         let port = Port {
             peer: conn.peer(),
@@ -66,7 +76,10 @@ impl Link {
             port.clone(),
             hello,
             router.clone(),
-            wanted,
+            Wishes {
+                checks: wanted,
+                call_frames: about_calls,
+            },
         ));
         tasks.spawn(write_chat(conn.clone(), frames));
         tasks.spawn(watch_path(conn.clone(), port));
@@ -75,7 +88,10 @@ impl Link {
             number,
             router,
             ready: false,
+            calls: None,
+            lined: false,
             chat,
+            call_frames,
             checks,
             _tasks: tasks,
         }
@@ -84,6 +100,14 @@ impl Link {
     /// Sends a frame; a peer that lets too many pile up is let go, and gets them again later.
     pub(super) fn send(&self, frame: ChatFrame) {
         if self.chat.try_send(frame).is_err() {
+            self.conn
+                .close(close_code::UNRESPONSIVE, "too much is waiting to be read");
+        }
+    }
+
+    /// Says something about a call, on the control stream.
+    pub(super) fn send_call(&self, frame: CallFrame) {
+        if self.call_frames.try_send(frame).is_err() {
             self.conn
                 .close(close_code::UNRESPONSIVE, "too much is waiting to be read");
         }
@@ -120,6 +144,8 @@ pub(super) enum LinkEvent {
     Ready,
     /// A chat frame came.
     Chat(ChatFrame),
+    /// A frame about a call came.
+    Call(CallFrame),
     /// Somebody offers a transfer on this stream; the kind byte has been read.
     Transfer(SendStream, RecvStream),
     /// The path changed its kind or its far end.
@@ -128,17 +154,17 @@ pub(super) enum LinkEvent {
     Closed(String),
 }
 
-/// Serves a connection until it ends.
-async fn serve(
-    conn: Connection,
-    port: Port,
-    hello: Hello,
-    router: LaneRouter,
+/// What the engine wants of the control stream.
+struct Wishes {
     checks: mpsc::Receiver<()>,
-) {
+    call_frames: mpsc::Receiver<CallFrame>,
+}
+
+/// Serves a connection until it ends.
+async fn serve(conn: Connection, port: Port, hello: Hello, router: LaneRouter, wishes: Wishes) {
     let reason = tokio::select! {
         error = conn.closed() => error.to_string(),
-        reason = converse(&conn, &port, hello, router, checks) => {
+        reason = converse(&conn, &port, hello, router, wishes) => {
             conn.close(close_code::PROTOCOL, &reason);
             reason
         }
@@ -153,7 +179,7 @@ async fn converse(
     port: &Port,
     hello: Hello,
     router: LaneRouter,
-    checks: mpsc::Receiver<()>,
+    wishes: Wishes,
 ) -> String {
     let hello = ControlFrame::Hello(hello);
     let opening = async {
@@ -180,7 +206,7 @@ async fn converse(
         Err(_) => return "no hello in time".to_owned(),
     };
     tokio::select! {
-        reason = control.run(conn, checks) => reason,
+        reason = control.run(conn, port, wishes) => reason,
         reason = take_streams(conn, port, router) => reason,
     }
 }
@@ -257,8 +283,8 @@ impl Control {
         }
     }
 
-    /// Answers pings, and sends them when somebody doubts the connection.
-    async fn run(mut self, conn: &Connection, mut checks: mpsc::Receiver<()>) -> String {
+    /// Answers pings, and sends them when somebody doubts the connection; carries what is said of calls.
+    async fn run(mut self, conn: &Connection, port: &Port, mut wishes: Wishes) -> String {
         let mut number = 0;
         let mut doubt: Option<Doubt> = None;
         loop {
@@ -278,12 +304,18 @@ impl Control {
                             }
                         }
                         Ok(Some(ControlFrame::Pong(pong))) if pong.number == number => doubt = None,
+                        Ok(Some(ControlFrame::Call(frame))) => port.tell(LinkEvent::Call(frame)).await,
                         // A second hello changes nothing; an old pong proves nothing.
                         Ok(_) => {}
                         Err(error) => return error.to_string(),
                     }
                 }
-                Some(()) = checks.recv(), if doubt.is_none() => {
+                Some(frame) = wishes.call_frames.recv() => {
+                    if let Err(reason) = write(&mut self.send, &ControlFrame::Call(frame)).await {
+                        return reason;
+                    }
+                }
+                Some(()) = wishes.checks.recv(), if doubt.is_none() => {
                     number += 1;
                     if let Err(reason) = write(&mut self.send, &ControlFrame::Ping(Ping { number })).await {
                         return reason;

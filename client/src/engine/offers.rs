@@ -221,6 +221,7 @@ impl Actor {
     /// The task of a transfer ended; an offer that nobody answered is gone with it.
     pub(super) fn on_transfer_task(&mut self, task: u64) {
         self.transfers.remove(task);
+        self.note_transfers();
         if let Some(waiting) = self.offers.remove(&task) {
             self.faces
                 .tell(waiting.face, Event::OfferGone { offer: task });

@@ -14,7 +14,7 @@ use crate::store::transfers::{FileRecord, TransferRecord};
 use crate::store::{self, Store};
 use crate::transfer::{
     self, Cancel, Decision, FileOutcome, FileReport, LaneRouter, Offer, Progress, SendOptions,
-    TransferError, TransferReport,
+    Throttle, TransferError, TransferReport,
 };
 use crate::{Exit, Problem};
 
@@ -107,6 +107,7 @@ pub(super) async fn run_send(
     mut record: TransferRecord,
     connection: oneshot::Receiver<Result<Connection, Problem>>,
     paths: Vec<PathBuf>,
+    throttle: Throttle,
 ) {
     let connection = tokio::select! {
         connection = connection => connection.unwrap_or_else(|_| Err(crate::face::gone())),
@@ -120,13 +121,9 @@ pub(super) async fn run_send(
         }
         Ok(conn) => {
             let (events, progress) = mpsc::channel(MAX_PROGRESS);
-            let sending = transfer::send(
-                &conn,
-                paths,
-                SendOptions::default(),
-                events,
-                context.cancel.clone(),
-            );
+            let mut options = SendOptions::default();
+            options.throttle = throttle;
+            let sending = transfer::send(&conn, paths, options, events, context.cancel.clone());
             let (result, ()) =
                 tokio::join!(sending, context.follow(&mut record, progress, Some(&conn)));
             settle(&mut record, result)

@@ -48,6 +48,7 @@ mod report;
 mod router;
 mod send;
 mod store;
+mod throttle;
 mod walk;
 mod wire;
 mod write;
@@ -64,6 +65,7 @@ pub use report::{
 };
 pub use router::LaneRouter;
 pub use send::{SendOptions, send};
+pub use throttle::Throttle;
 pub use wire::{MAX_ENTRIES, MAX_OFFER_ITEMS, MAX_REASON_BYTES};
 
 /// The first byte of a transfer's control stream (`wire.md` §3).

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -23,6 +24,7 @@ use super::report::{
     Direction, FileOutcome, FileReport, Md5, Offer, OfferItem, Phase, Progress, Reporter,
     TransferId, TransferReport,
 };
+use super::throttle::Throttle;
 use super::walk::{Found, Root};
 use super::wire::{self, Control, Entry, MAX_LANES, MAX_OFFER_ITEMS, kind, outcome};
 use super::{KIND_LANE, KIND_TRANSFER, TICK};
@@ -42,6 +44,8 @@ pub struct SendOptions {
     pub lanes: usize,
     /// What the receiver is shown in one line; made from the names if there is none.
     pub label: Option<String>,
+    /// Holds content back while something more urgent shares the connection.
+    pub throttle: Throttle,
 }
 
 impl Default for SendOptions {
@@ -49,6 +53,7 @@ impl Default for SendOptions {
         Self {
             lanes: DEFAULT_LANES,
             label: None,
+            throttle: Throttle::new(),
         }
     }
 }
@@ -92,6 +97,7 @@ pub async fn send(
     let mut sender = Sender {
         id,
         lanes: options.lanes.clamp(1, MAX_LANES),
+        throttle: options.throttle,
         writer,
         reader: ControlReader::new(answers),
         reporter,
@@ -133,6 +139,7 @@ struct Pending {
 struct Sender {
     id: TransferId,
     lanes: usize,
+    throttle: Throttle,
     writer: ControlWriter,
     reader: ControlReader,
     reporter: Reporter,
@@ -257,7 +264,7 @@ impl Sender {
                 },
                 Some(frame) = reading.frames.recv(), if !idle.is_empty() => {
                     if let Some(lane) = idle.pop() {
-                        busy.push(Box::pin(lane.write(frame)));
+                        busy.push(Box::pin(lane.write(frame, self.throttle.clone())));
                     }
                 }
                 Some(written) = busy.next(), if !busy.is_empty() => match written {
@@ -499,14 +506,38 @@ impl Sender {
 struct Lane(SendStream);
 
 impl Lane {
-    async fn write(mut self, mut frame: LaneFrame) -> Result<(Self, u64), TransferError> {
-        match self.0.write_all_chunks(&mut frame.parts).await {
+    async fn write(
+        mut self,
+        mut frame: LaneFrame,
+        throttle: Throttle,
+    ) -> Result<(Self, u64), TransferError> {
+        match self.write_parts(&mut frame.parts, &throttle).await {
             Ok(()) => Ok((self, frame.content_bytes)),
             Err(quinn::WriteError::Stopped(_)) => Err(TransferError::PeerFailed {
                 reason: "it stopped reading".into(),
             }),
             Err(error) => Err(lost(error)),
         }
+    }
+
+    /// Writes all, in pieces while a rate holds.
+    async fn write_parts(
+        &mut self,
+        parts: &mut [Bytes],
+        throttle: &Throttle,
+    ) -> Result<(), quinn::WriteError> {
+        let mut rest = parts;
+        while let Some(part) = rest.first_mut() {
+            let Some(piece) = throttle.piece(part.len()) else {
+                return self.0.write_all_chunks(rest).await;
+            };
+            throttle.admit(piece).await;
+            self.0.write_chunk(part.split_to(piece)).await?;
+            if part.is_empty() {
+                rest = &mut rest[1..];
+            }
+        }
+        Ok(())
     }
 }
 
