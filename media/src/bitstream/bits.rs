@@ -20,9 +20,9 @@ pub(super) struct Bits<'a> {
 impl<'a> Bits<'a> {
     pub(super) fn of(nal: Nal<'a>) -> Self {
         Self {
-            data: nal.data,
+            data: nal.data(),
             at: 1,
-            zeros: 0,
+            zeros: u8::from(nal.data().starts_with(&[0])),
             byte: 0,
             left: 0,
             taken: 0,

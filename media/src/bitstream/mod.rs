@@ -2,11 +2,13 @@
 //! panic, no allocation from a declared number, no loop longer than the input.
 
 mod bits;
+mod gaps;
 mod parameters;
 mod slice;
 #[cfg(test)]
 mod tests;
 
+pub use gaps::GapCloser;
 pub use parameters::{MAX_KEPT_MACROBLOCKS, MAX_MACROBLOCKS, Pps, Sps};
 pub use slice::{Reference, SliceHeader, with_frame_num};
 

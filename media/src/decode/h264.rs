@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use super::backend::openh264::Backend;
-use super::gaps::GapCloser;
-use crate::bitstream::{BitstreamError, Nal, NalKind, Pps, Sps, nal_units};
+use crate::bitstream::{BitstreamError, GapCloser, Nal, NalKind, Pps, Sps, nal_units};
 use crate::{FrameNumber, Picture, VideoTime};
 
 /// Bytes of an access unit at most: what the packets can carry of one frame.

@@ -2,7 +2,6 @@
 //! came from outside.
 
 mod backend;
-pub(crate) mod gaps;
 mod h264;
 mod opus;
 

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use self::file::Writer;
 use self::timeline::Timeline;
-use crate::bitstream::{NalKind, Sps, nal_units};
-use crate::decode::gaps::GapCloser;
+use crate::bitstream::{GapCloser, NalKind, Sps, nal_units};
 use crate::{EncodedPicture, EncodedSound, PictureSize};
 
 /// How long sound waits for the first picture, before it becomes a file without pictures; also what a crash

@@ -3,15 +3,13 @@
 
 use std::borrow::Cow;
 
-use crate::bitstream::{
-    BitstreamError, Nal, NalKind, Pps, SliceHeader, Sps, nal_units, with_frame_num,
-};
+use super::{BitstreamError, Nal, NalKind, Pps, SliceHeader, Sps, nal_units, with_frame_num};
 
 /// Renumbers the frames of one stream (`frame_num`) so that they follow each other. The frames given to it
 /// must all have what they refer to; references count backwards from the frame, or go by long-term numbers,
 /// so that they stay right.
 #[derive(Debug, Default)]
-pub(crate) struct GapCloser {
+pub struct GapCloser {
     /// In force, as far as they were understood.
     sps: Option<Sps>,
     pps: Option<Pps>,
@@ -24,7 +22,10 @@ pub(crate) struct GapCloser {
 impl GapCloser {
     /// The access unit with its numbers moved, where there was a gap since the last key frame. Streams that
     /// are richer than ours pass as they are.
-    pub(crate) fn close<'a>(&mut self, data: &'a [u8]) -> Result<Cow<'a, [u8]>, BitstreamError> {
+    ///
+    /// # Errors
+    /// [`BitstreamError`] for a slice that cannot be moved, behind a gap.
+    pub fn close<'a>(&mut self, data: &'a [u8]) -> Result<Cow<'a, [u8]>, BitstreamError> {
         let mut first = None;
         for nal in nal_units(data) {
             match nal.kind() {
