@@ -49,7 +49,7 @@ impl Groups {
             return None;
         }
         let closed = *current;
-        let delta = self.previous.and_then(|previous| closed.since(&previous));
+        let delta = self.previous.map(|previous| closed.since(&previous));
         self.previous = Some(closed);
         self.current = Some(Group::new(send, arrival));
         delta
@@ -75,15 +75,11 @@ impl Group {
         burst || send - self.first_send <= GROUP_MS
     }
 
-    fn since(&self, before: &Self) -> Option<Delta> {
-        let arrival_gap = self.last_arrival - before.last_arrival;
-        if arrival_gap < 0.0 {
-            return None; // overtaken
-        }
-        Some(Delta {
-            ms: arrival_gap - (self.last_send - before.last_send),
+    fn since(&self, before: &Self) -> Delta {
+        Delta {
+            ms: (self.last_arrival - before.last_arrival) - (self.last_send - before.last_send),
             arrival: self.last_arrival,
-        })
+        }
     }
 }
 
@@ -126,19 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn overtaken_packets_and_groups_are_skipped() {
+    fn what_overtook_is_of_the_group_that_it_overtook() {
         let mut groups = Groups::default();
         groups.on_packet(0.0, 100.0);
         groups.on_packet(20.0, 150.0);
-        assert_eq!(groups.on_packet(10.0, 151.0), None);
-        assert_eq!(
-            groups.on_packet(40.0, 90.0).map(|delta| delta.ms),
-            Some(30.0)
-        );
-        assert_eq!(
-            groups.on_packet(60.0, 170.0),
-            None,
-            "the group at 90 overtook"
-        );
+        assert_eq!(groups.on_packet(10.0, 151.0), None, "overtaken: skipped");
+        assert_eq!(groups.on_packet(40.0, 90.0), None, "overtook");
+        let delta = groups.on_packet(60.0, 170.0).expect("closed");
+        assert_eq!((delta.ms, delta.arrival), (10.0, 150.0));
     }
 }

@@ -21,8 +21,9 @@ const FLOOR_SHARE: f64 = 0.45;
 const FLOOR_MS: f64 = 30_000.0;
 /// What arrived is noted each so often, ms.
 const NOTE_MS: f64 = 100.0;
-/// A loss lowers the rate by this factor, at most once in two round trips.
-const DECREASE: f64 = 0.9;
+/// A loss lowers the rate by this factor, at most once in two round trips: less than the other's 0.7, since the
+/// growth below is slower than its own.
+const DECREASE: f64 = 0.85;
 /// Bits that one packet has; a TCP flow grows by one a round.
 const PACKET_BITS: f64 = 1_200.0 * 8.0;
 /// Growth at most, bits a second a second.
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_slowly_falls_by_a_tenth_and_keeps_its_floor() {
+    fn it_grows_slowly_falls_at_loss_and_keeps_its_floor() {
         let mut compete = Compete::default();
         for now in 0..100 {
             compete.on_report(20.0 * f64::from(now), 150.0, 2e6);
@@ -236,7 +237,7 @@ mod tests {
         let Step::Rate(fallen) = compete.step(lost) else {
             panic!("neither gone nor refuted");
         };
-        assert!((1.35e6..1.36e6).contains(&fallen));
+        assert!((1.27e6..1.28e6).contains(&fallen));
         let again = Around {
             now: 2_220.0,
             rate: 0.7e6,

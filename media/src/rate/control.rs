@@ -7,8 +7,9 @@ use super::{Event, Mode};
 
 /// START lasts so long, ms, or until the first decrease.
 const START_MS: f64 = 2_000.0;
-/// START and fast growth need a queue below this, ms.
+/// START and fast growth need a queue below this, ms, or that share of the jitter.
 const SHORT_QUEUE_MS: f64 = 10.0;
+const SHORT_QUEUE_JITTER: f64 = 0.4;
 /// START: the rate is at most these multiples of what arrives and of what bursts prove.
 const START_OF_ACKED: f64 = 1.5;
 const START_OF_BURST: f64 = 0.85;
@@ -34,6 +35,9 @@ const HOLD_QUEUE_MS: f64 = 15.0;
 /// HOLD: a queue above this, ms, lowers the rate again each so often, ms.
 const HOLD_CUT_QUEUE_MS: f64 = 80.0;
 const HOLD_CUT_MS: f64 = 300.0;
+/// What is sent after a change is judged a round trip and this later, ms: before, what arrives tells of the rate
+/// before the change, or of a pause of our own.
+const SETTLE_MS: f64 = 150.0;
 /// A decrease goes to this share of what arrives; to that one when the queue is above this, ms; after marks.
 const DECREASE: f64 = 0.85;
 const DECREASE_DEEP: f64 = 0.7;
@@ -176,7 +180,7 @@ impl Path {
         if now - self.round.0 >= view.round_trip + START_ROUND_MS {
             self.round = (now, self.rate);
         }
-        if view.queue.p10 >= SHORT_QUEUE_MS {
+        if !short(view) {
             return;
         }
         let proven = view
@@ -191,7 +195,7 @@ impl Path {
     fn increase(&mut self, now: f64, view: &View) {
         self.link.refute(view.acked_whole);
         let seconds = (now - self.grown).clamp(0.0, 100.0) / 1_000.0;
-        let proven = view.queue.p10 < SHORT_QUEUE_MS
+        let proven = short(view)
             && view
                 .burst
                 .is_some_and(|burst| burst.rate >= PROOF * self.rate && burst.age < PROOF_MS);
@@ -219,7 +223,9 @@ impl Path {
     fn hold(&mut self, now: f64, view: &View) {
         if view.queue.p10 < HOLD_QUEUE_MS.max(view.queue.jitter / 2.0) {
             self.mode = Mode::Increase;
-        } else if view.queue.p10 > HOLD_CUT_QUEUE_MS && now - self.cut >= HOLD_CUT_MS {
+        } else if view.queue.p10 > HOLD_CUT_QUEUE_MS
+            && now - self.cut >= HOLD_CUT_MS.max(view.round_trip + SETTLE_MS)
+        {
             self.cut = now;
             self.rate = self.rate.min(DECREASE * view.acked_whole);
         }
@@ -233,7 +239,7 @@ impl Path {
         }
         let pause = view.round_trip.max(DECREASE_EACH_MS);
         let soon = self.decreased.is_some_and(|at| now - at < pause);
-        if !(over || view.marks > 0) || soon {
+        if !(over || view.marks > 0) || soon || self.settling(now, view) {
             return;
         }
         let factor = if !over {
@@ -267,7 +273,9 @@ impl Path {
         {
             return false;
         }
-        let Some(capacity) = self.flow.arrival_rate(CLIFF_WINDOW_MS, None) else {
+        // After a pause of our own, only the backlog of before tells the capacity.
+        let backlog = self.drained_from.filter(|_| self.settling(now, view));
+        let Some(capacity) = self.flow.arrival_rate(CLIFF_WINDOW_MS, backlog) else {
             return false;
         };
         let most = self
@@ -280,12 +288,17 @@ impl Path {
             return false;
         }
         self.cliffs += 1;
-        self.cliff = Some(now);
         self.bursts.clear();
         self.link.update(capacity);
         self.prober.on_cliff(now, self.mode == Mode::Start);
         self.begin_drain(now, capacity, most, false);
         true
+    }
+
+    /// Pictures were off until so short a time ago that what arrives is still that.
+    fn settling(&self, now: f64, view: &View) -> bool {
+        self.resumed
+            .is_some_and(|at| now - at < view.round_trip + SETTLE_MS)
     }
 
     fn begin_drain(&mut self, now: f64, capacity: f64, before: f64, test: bool) {
@@ -295,6 +308,7 @@ impl Path {
         let left = (capacity - self.audio_rate(now)).max(0.1 * capacity);
         let predicted = self.flying_bits() / left * 1_000.0;
         let patience = DRAIN_PATIENCE * predicted + self.round_trip_least() + DRAIN_MORE_MS;
+        self.drained_from = Some(now);
         self.drain = Some(Drain {
             began: now,
             capacity,
@@ -333,7 +347,12 @@ impl Path {
         drain.seen += 1;
         self.drain = Some(drain);
         let audio = (self.audio_rate(now) / drain.capacity).min(1.0);
-        let meanwhile = (view.round_trip_least / 2.0 + RESTART_MS) * (1.0 - audio);
+        let meanwhile = if drain.test {
+            // Whether it falls is the question.
+            0.0
+        } else {
+            (view.round_trip_least / 2.0 + RESTART_MS) * (1.0 - audio)
+        };
         if view.queue.low - meanwhile < DRAINED_MS {
             self.compete.drained(now, drain.test);
             self.end_drain(now);
@@ -354,6 +373,7 @@ impl Path {
         self.drain = None;
         self.mode = Mode::Hold;
         self.cut = now;
+        self.resumed = Some(now);
         self.video = true;
         self.prober.on_drained(now);
         self.tell(Event::Drained);
@@ -445,14 +465,10 @@ impl Path {
     /// The next moment at which silence means something that [`on_timer`](Self::on_timer) has not seen yet, ms.
     pub(super) fn silence_due(&self) -> Option<f64> {
         let since = self.unanswered?;
-        [
-            self.blind_after(),
-            self.blind_video_after(),
-            BLIND_AUDIO_MS,
-        ]
-        .into_iter()
-        .find(|after| *after > self.blind_for)
-        .map(|after| since + after)
+        [self.blind_after(), self.blind_video_after(), BLIND_AUDIO_MS]
+            .into_iter()
+            .find(|after| *after > self.blind_for)
+            .map(|after| since + after)
     }
 
     /// Watches the silence.
@@ -520,4 +536,9 @@ impl Path {
         };
         proven.clamp(PACE_LEAST * rate, PACE_MOST * rate)
     }
+}
+
+/// There is no queue worth the name: below some ms, or so much of the jitter.
+fn short(view: &View) -> bool {
+    view.queue.p10 < SHORT_QUEUE_MS.max(SHORT_QUEUE_JITTER * view.queue.jitter)
 }

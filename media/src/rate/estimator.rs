@@ -299,10 +299,15 @@ impl Estimator {
         } else {
             self.path.silence_due()
         };
-        let due = [silence, self.path.probe_due().map(|due| due.max(now + PROBE_RETRY_MS))]
-            .into_iter()
-            .flatten()
-            .min_by(f64::total_cmp)?;
+        let due = [
+            silence,
+            self.path
+                .probe_due()
+                .map(|due| due.max(now + PROBE_RETRY_MS)),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by(f64::total_cmp)?;
         // Rounded up, so that it is due when it comes.
         Some(self.base + Duration::from_secs_f64(due / 1e3) + Duration::from_micros(1))
     }

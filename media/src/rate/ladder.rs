@@ -158,9 +158,10 @@ impl Ladder {
         self.step()
     }
 
-    /// The share and the network's queue as they are now; `true` if the rung changed (or the frame rate).
+    /// The share and the network's queue as they are now. `true` if the size changed (or the picture went off or came
+    /// back), so that a key frame follows; a new frame rate costs none and is only seen in [`step`](Self::step).
     pub fn update(&mut self, now: Instant, share_bits_per_sec: u64, queue: Duration) -> bool {
-        let before = self.step();
+        let before = self.step().map(|step| step.size);
         match self.rung {
             None => self.come_back(now, share_bits_per_sec),
             Some(rung) => {
@@ -170,7 +171,7 @@ impl Ladder {
                 }
             }
         }
-        self.step() != before
+        self.step().map(|step| step.size) != before
     }
 
     /// A cliff: down at once to what fits. `true` if the size changes, so that a key frame will follow.

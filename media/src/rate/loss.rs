@@ -37,6 +37,8 @@ const TEST_LOSS: f64 = 0.08;
 const TEST_FACTOR: f64 = 0.8;
 const TEST_MS: f64 = 400.0;
 const TEST_PAUSES_SECONDS: [f64; 4] = [4.0, 8.0, 16.0, 30.0];
+/// The test is made when so many observations, two seconds, had one rate.
+const TEST_OBSERVATIONS: usize = 8;
 /// Loss from which on a tie is taken for lack of capacity.
 const TIE_LOSS: f64 = 0.15;
 /// How much nearer to one prediction a result must be than to the other, share of packets.
@@ -310,7 +312,7 @@ impl Loss {
     fn bias(&self, queue: f64) -> f64 {
         if queue > LONG_QUEUE_MS {
             QUEUE_BIAS
-        } else if self.differ(DIFFER) {
+        } else if differ(self.ring.iter(), DIFFER) {
             0.0
         } else if self.fit.limit.is_some() && self.fit.gain >= GAIN {
             BELIEVED_BIAS
@@ -319,14 +321,6 @@ impl Loss {
         } else {
             0.0
         }
-    }
-
-    /// Two of the rates differ by this factor.
-    fn differ(&self, factor: f64) -> bool {
-        let rates = || self.ring.iter().map(|seen| seen.rate);
-        let least = rates().fold(f64::INFINITY, f64::min);
-        let most = rates().fold(0.0, f64::max);
-        most > factor * least
     }
 
     fn weighted(&self) -> impl Iterator<Item = (f64, &Observation)> {
@@ -390,8 +384,9 @@ impl Loss {
         }
         let due = loss > TEST_LOSS
             && now >= self.next_test
-            && self.ring.len() >= OBSERVATIONS / 2
-            && !self.differ(DIFFER_TEST);
+            && self.ring.len() >= TEST_OBSERVATIONS
+            && self.fit.gain < GAIN
+            && !differ(self.ring.iter().rev().take(TEST_OBSERVATIONS), DIFFER_TEST);
         if due {
             let pause = TEST_PAUSES_SECONDS[self.tests.min(TEST_PAUSES_SECONDS.len() - 1)];
             self.tests += 1;
@@ -426,6 +421,14 @@ impl Loss {
             };
         }
     }
+}
+
+/// Two of the rates differ by this factor.
+fn differ<'a>(seen: impl Iterator<Item = &'a Observation>, factor: f64) -> bool {
+    let (least, most) = seen.fold((f64::INFINITY, 0.0f64), |(least, most), seen| {
+        (least.min(seen.rate), most.max(seen.rate))
+    });
+    most > factor * least
 }
 
 /// The share of what is sent that is above the limit.
@@ -529,7 +532,7 @@ mod tests {
         assert!(tested);
         assert_eq!(loss.limit(2e6, 0.0), None);
         for seed in 0..10 {
-            let (loss, tested) = run(seed, 3.6, 0.0, |_| 2e6, policed);
+            let (loss, tested) = run(seed, 2.6, 0.0, |_| 2e6, policed);
             assert!(tested);
             let limit = loss.limit(2e6, 0.0).expect("a limit");
             assert!((1.35e6..1.65e6).contains(&limit), "{limit}");

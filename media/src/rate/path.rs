@@ -105,7 +105,10 @@ pub(super) struct Path {
     pub(super) decreased: Option<f64>,
     pub(super) cut: f64,
     pub(super) drain: Option<Drain>,
-    pub(super) cliff: Option<f64>,
+    /// When the last drain began.
+    pub(super) drained_from: Option<f64>,
+    /// When pictures were allowed again after it.
+    pub(super) resumed: Option<f64>,
     pub(super) key_frame: Option<f64>,
     pub(super) probed: Option<f64>,
     pub(super) guard_since: Option<f64>,
@@ -185,7 +188,8 @@ impl Path {
             decreased: None,
             cut: now,
             drain: None,
-            cliff: None,
+            drained_from: None,
+            resumed: None,
             key_frame: None,
             probed: None,
             guard_since: None,

@@ -1,8 +1,8 @@
 //! One direction of a call: what makes pictures and sound, the pacer and the estimator under test, a receiver that
 //! reports each 20 ms.
 
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use media::history::{Feedback, Outcome, SentPacket};
@@ -55,7 +55,10 @@ impl Setup {
     }
 
     pub fn with_report_loss(self, report_loss: f64) -> Self {
-        Self { report_loss, ..self }
+        Self {
+            report_loss,
+            ..self
+        }
     }
 }
 
@@ -337,8 +340,10 @@ impl Call {
             let feedback = self.feedback(&report);
             self.estimator.on_feedback(self.now, &feedback);
             self.on_events();
-            self.rates
-                .push((self.since(self.now), self.estimator.estimate_bits_per_sec() as f64));
+            self.rates.push((
+                self.since(self.now),
+                self.estimator.estimate_bits_per_sec() as f64,
+            ));
             self.set_rates();
             let changed = self.ladder.update(
                 self.now,
@@ -348,8 +353,20 @@ impl Call {
             self.need_key |= changed;
             if self.trace && self.rates.len() % 5 == 0 {
                 let s = self.estimator.snapshot();
-                println!("{:.2} {:?} est {} acked {} q {:?} jit {:?} rtt {:?} burst {} limit {:?} loss {:?} step {:?}",
-                    self.since(self.now), s.mode, s.estimate_bits_per_sec/1000, s.acked_bits_per_sec/1000, s.queue_delay, s.jitter, s.round_trip, s.burst_capacity_bits_per_sec/1000, s.loss_limit_bits_per_sec, s.loss, self.ladder.step().map(|s| s.size.height()));
+                println!(
+                    "{:.2} {:?} est {} acked {} q {:?} jit {:?} rtt {:?} burst {} limit {:?} loss {:?} step {:?}",
+                    self.since(self.now),
+                    s.mode,
+                    s.estimate_bits_per_sec / 1000,
+                    s.acked_bits_per_sec / 1000,
+                    s.queue_delay,
+                    s.jitter,
+                    s.round_trip,
+                    s.burst_capacity_bits_per_sec / 1000,
+                    s.loss_limit_bits_per_sec,
+                    s.loss,
+                    self.ladder.step().map(|s| s.size.height())
+                );
             }
         }
     }
@@ -357,7 +374,8 @@ impl Call {
     fn feedback(&mut self, report: &Report) -> Feedback {
         let mut outcomes = Vec::new();
         for (sequence, at) in &report.arrivals {
-            let micros = OFFSET_MICROS + at.saturating_duration_since(self.start).as_micros() as u64;
+            let micros =
+                OFFSET_MICROS + at.saturating_duration_since(self.start).as_micros() as u64;
             if let Some((packet, _)) = self.sent.remove(sequence) {
                 outcomes.push(Outcome {
                     packet,
@@ -389,9 +407,11 @@ impl Call {
             }
         }
         outcomes.sort_by_key(|outcome| outcome.packet.sequence);
-        let round_trip = report
-            .echo
-            .map(|(sent_at, hold)| self.now.saturating_duration_since(sent_at).saturating_sub(hold));
+        let round_trip = report.echo.map(|(sent_at, hold)| {
+            self.now
+                .saturating_duration_since(sent_at)
+                .saturating_sub(hold)
+        });
         Feedback {
             received_at: self.now,
             round_trip,

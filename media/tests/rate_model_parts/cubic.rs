@@ -87,7 +87,11 @@ impl Cubic {
             if arrives.is_some() {
                 self.last_arrival = arrives;
             }
-            let fate = if arrives.is_some() { Fate::Acknowledged } else { Fate::Lost };
+            let fate = if arrives.is_some() {
+                Fate::Acknowledged
+            } else {
+                Fate::Lost
+            };
             self.fates.push_back((known, now, fate));
         }
     }

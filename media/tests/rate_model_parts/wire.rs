@@ -52,7 +52,12 @@ impl Wire {
     }
 
     /// A queue of so many bytes, served at a rate that follows the time.
-    pub fn scheduled(link: LinkConfig, seed: u64, queue_bytes: usize, rate: fn(f64) -> f64) -> Self {
+    pub fn scheduled(
+        link: LinkConfig,
+        seed: u64,
+        queue_bytes: usize,
+        rate: fn(f64) -> f64,
+    ) -> Self {
         Self {
             scheduled: Some(Scheduled {
                 rate,
