@@ -460,10 +460,83 @@ fn shuffle(seed: u64) {
     }
 }
 
+/// Packets whose fields are drawn without regard to each other, around one frame number.
+fn hostile(seed: u64) {
+    let mut random = Random(seed);
+    let config = VideoConfig {
+        memory_bytes: 50_000,
+        ..VideoConfig::default()
+    };
+    let mut buffer = VideoBuffer::new(CAMERA, config);
+    let start = Instant::now();
+    let base = [0, 1 << 16, u64::MAX - 100][random.below(3)];
+    let mut given = None;
+    for step in 0..400 {
+        let now = start + step * 5 * MILLI;
+        let draw = |random: &mut Random| FrameInfo {
+            number: base + random.below(90) as u64,
+            time: crate::VideoTime::from_ticks(random.next() >> random.below(64)),
+            fragments: random.below(5) as u16,
+            key: random.chance(0.2),
+            discardable: random.chance(0.2),
+            reference_distance: random.below(4) as u8,
+            ..info(0, 1)
+        };
+        if random.chance(0.5) {
+            let body = VideoBody {
+                frame: draw(&mut random),
+                fragment: random.below(5) as u16,
+                attempt: random.next() as u8,
+                data: bytes(1, random.below(4) * 500),
+            };
+            buffer.on_fragment(now, body);
+        } else {
+            let first = draw(&mut random);
+            let frames = (0..random.below(4) as u64)
+                .map(|ahead| crate::packet::CoveredFrame {
+                    info: FrameInfo {
+                        number: first.number.saturating_add(ahead),
+                        ..if random.chance(0.5) {
+                            first
+                        } else {
+                            draw(&mut random)
+                        }
+                    },
+                    length: random.below(5_000) as u32,
+                })
+                .collect();
+            let body = ParityBody {
+                frames,
+                first_fragment: random.below(4) as u16,
+                data_shards: random.below(12) as u8,
+                parity_shards: random.below(4) as u8,
+                index: random.below(4) as u8,
+                shard: bytes(2, random.below(4) * 500),
+            };
+            buffer.on_parity(now, body);
+        }
+        buffer.handle_timeout(now);
+        while let Some(complete) = buffer.poll(now) {
+            assert!(given < Some(complete.info.number), "order, {seed}");
+            given = Some(complete.info.number);
+            buffer.on_decoded(now, complete.info.number, random.chance(0.7), MILLI);
+        }
+        buffer.stream_report(now);
+        buffer.poll_timeout();
+        let (frames, blocks, held) = buffer.frames.held();
+        assert!(frames <= 64 && blocks <= 64 && held <= 50_000, "{seed}");
+    }
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(96))]
     #[test]
     fn any_order_loss_and_duplication_is_survived(seed: u64) {
         shuffle(seed);
+    }
+
+    #[test]
+    fn packets_that_make_no_sense_are_survived(seed: u64) {
+        hostile(seed);
     }
 }

@@ -159,7 +159,8 @@ mod tests {
     #[test]
     fn the_table_is_the_table() {
         let millis = Duration::from_millis;
-        let rows: [(usize, Option<u64>, u64, &[u8], u64, bool); 12] = [
+        type Row = (usize, Option<u64>, u64, &'static [u8], u64, bool);
+        let rows: [Row; 12] = [
             (0, None, 10, &[], 0, false),
             (1, None, 10, &[2], 20, false),
             (2, None, 10, &[2], 20, false),

@@ -10,6 +10,8 @@ pub mod parity;
 mod policy;
 mod resend;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use policy::{Network, Plan, Policy};

@@ -563,6 +563,8 @@ impl ResendStore {
             .blocks
             .iter()
             .filter_map(|&name| self.blocks.get(&(key.0, name)))
+            // What was sent after this frame, and may be lost as well, is not waited for.
+            .filter(|block| block.layout.last_frame() == key.1 || self.restorable(key.0, block))
             .map(|block| (&block.layout, self.deficit(now, key.0, block)))
             .collect();
         // Each lost fragment counts for the block that is nearest to being whole.
