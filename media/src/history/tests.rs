@@ -637,6 +637,7 @@ struct End {
     sent: SentHistory,
     received: ReceiveHistory,
     receiver: Receiver,
+    path: u32,
     /// When it stops to send anything but reports.
     ends: Instant,
     /// Of each packet: how often it was said to have arrived, and to be lost, and when first to be lost.
@@ -653,6 +654,7 @@ impl End {
             sent: SentHistory::new(clock, first),
             received,
             receiver: Receiver::default(),
+            path: 0,
             ends: start + Duration::from_secs(12),
             said: HashMap::new(),
         }
@@ -670,9 +672,22 @@ impl End {
             wire_bytes: packet.len() as u32 + 58,
             class: body.class(),
             content: body.content(),
-            path_epoch: 0,
+            path_epoch: self.path,
         });
         packet
+    }
+
+    fn switch(&mut self, now: Instant, epoch: u32) -> Bytes {
+        self.path = epoch;
+        let outcomes = self.sent.on_path_switch(now, epoch, false);
+        self.learn(now, outcomes);
+        self.send(
+            now,
+            &Body::PathMark {
+                epoch: epoch as u8,
+                reason: 0,
+            },
+        )
     }
 
     fn report(&mut self, now: Instant, with_audio: bool) -> Option<Bytes> {
@@ -692,9 +707,13 @@ impl End {
             return;
         }
         let packet = self.receiver.complete(&header, raw).expect("no stream");
-        if let Body::Report(report) = packet.body {
-            let feedback = self.sent.on_report(now, &report).expect("honest");
-            self.learn(now, feedback.outcomes);
+        match packet.body {
+            Body::Report(report) => {
+                let feedback = self.sent.on_report(now, &report).expect("honest");
+                self.learn(now, feedback.outcomes);
+            }
+            Body::PathMark { epoch, .. } => self.received.on_path_mark(now, epoch),
+            _ => {}
         }
     }
 
@@ -730,6 +749,8 @@ struct Link {
     loss_percent: u64,
     jitter_millis: u64,
     duplicates: bool,
+    /// Both ends change to a path of this delay, ms, after six seconds.
+    other_millis: Option<u64>,
 }
 
 /// A small generator, good enough to draw losses.
@@ -755,6 +776,9 @@ fn call(link: &Link, seed: u64) -> ([End; 2], [Truth; 2], usize) {
         let sending = milli < 12_000;
         for from in 0..2 {
             let mut packets = Vec::new();
+            if milli == 6_000 && link.other_millis.is_some() {
+                packets.push(ends[from].switch(now, 1));
+            }
             let with_audio = sending && milli % 10 == 3 * from as u64;
             if with_audio {
                 let body = Body::Probe {
@@ -784,7 +808,7 @@ fn call(link: &Link, seed: u64) -> ([End; 2], [Truth; 2], usize) {
                     truths[from].lost.insert(sequence, now);
                     continue;
                 }
-                let mut delay = 25;
+                let mut delay = link.other_millis.filter(|_| milli >= 6_000).unwrap_or(25);
                 if link.jitter_millis > 0 {
                     delay += draw(&mut state) % link.jitter_millis;
                 }
@@ -815,6 +839,7 @@ fn every_fate_becomes_known_over_a_link_that_loses_a_fifth() {
             loss_percent,
             jitter_millis: 0,
             duplicates: true,
+            other_millis: None,
         };
         let (ends, truths, report_bytes) = call(&link, 7 + loss_percent);
         for (end, truth) in ends.iter().zip(&truths) {
@@ -862,6 +887,7 @@ fn reordering_is_soon_no_loss() {
         loss_percent: 0,
         jitter_millis: 30,
         duplicates: false,
+        other_millis: None,
     };
     let (ends, truths, _) = call(&link, 3);
     for (end, truth) in ends.iter().zip(&truths) {
@@ -869,6 +895,26 @@ fn reordering_is_soon_no_loss() {
         let wrong = end.said.values().filter(|said| said.1 > 0).count();
         // 30 ms of jitter turn most of the order around.
         assert!(wrong * 25 <= all, "{wrong} of {all} taken for lost");
+    }
+}
+
+#[test]
+fn a_change_of_path_is_no_loss() {
+    for other_millis in [5, 200] {
+        let link = Link {
+            loss_percent: 0,
+            jitter_millis: 0,
+            duplicates: false,
+            other_millis: Some(other_millis),
+        };
+        let (ends, truths, _) = call(&link, 5);
+        for (end, truth) in ends.iter().zip(&truths) {
+            let stats = end.sent.stats();
+            assert_eq!(stats.lost, 0, "to {other_millis} ms");
+            assert!(stats.arrived * 100 >= truth.arrived.len() as u64 * 98);
+            let round_trip = end.sent.round_trip().map(|trip| trip.as_millis() as u64);
+            assert_eq!(round_trip, Some(2 * other_millis));
+        }
     }
 }
 

@@ -1,5 +1,23 @@
 //! Frames and sound to datagrams and back: formats, fragments, assembly. One datagram is one packet; all
-//! integers are big-endian. The parsers are total, and allocate nothing from declared lengths.
+//! integers are big-endian. The parsers are total, and allocate nothing from declared lengths. Every byte of
+//! them is described in `media/WIRE.md`.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//!
+//! use media::packet::{Body, Receiver, WireClock, Writer, parse};
+//!
+//! let now = Instant::now();
+//! let mut writer = Writer::new(WireClock::new(now, 0));
+//! let body = Body::Probe { cluster: 1, padding: 100 };
+//! let datagram = writer.write(now, 7, Duration::ZERO, &body)?;
+//!
+//! let (header, raw) = parse(&datagram)?;
+//! assert_eq!(header.sequence, 7);
+//! let mut receiver = Receiver::default();
+//! assert_eq!(receiver.complete(&header, raw)?.body, body);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod audio;
 mod clock;
