@@ -80,6 +80,7 @@ pub struct ResendStore {
     queue: Vec<Queued>,
     /// Frames that wait for parity whose fate may never be told.
     rechecks: VecDeque<(Instant, FrameKey)>,
+    last_sent: Option<Instant>,
     tail: Option<Tail>,
     failed: VecDeque<Failed>,
     counters: ResendCounters,
@@ -89,6 +90,7 @@ pub struct ResendStore {
 struct Frame {
     info: FrameInfo,
     plan: Plan,
+    /// When the newest of its fragments left for the first time; until then, when it was handed over.
     sent_at: Instant,
     fragments: Vec<Fragment>,
     blocks: Vec<BlockKey>,
@@ -120,7 +122,8 @@ impl Fragment {
 #[derive(Debug)]
 struct Block {
     layout: Layout,
-    made_at: Instant,
+    /// When its newest shard was sent, or made.
+    sent_at: Instant,
     arrived: usize,
     in_flight: usize,
 }
@@ -167,6 +170,7 @@ impl ResendStore {
             parity: BTreeMap::new(),
             queue: Vec::new(),
             rechecks: VecDeque::new(),
+            last_sent: None,
             tail: None,
             failed: VecDeque::new(),
             counters: ResendCounters::default(),
@@ -230,7 +234,7 @@ impl ResendStore {
         let key = layout.key();
         let block = self.blocks.entry((stream, key)).or_insert_with(|| Block {
             layout,
-            made_at: now,
+            sent_at: now,
             arrived: 0,
             in_flight: 0,
         });
@@ -244,10 +248,11 @@ impl ResendStore {
         }
     }
 
-    /// A packet left, whatever it was: tells when the last packet of a frame has nothing behind it that would
-    /// show its loss.
+    /// A packet left, whatever it was: tells from when on a frame's age counts, and when its last packet has
+    /// nothing behind it that would show its loss.
     pub fn on_sent(&mut self, packet: &SentPacket) {
         self.tail = None;
+        self.last_sent = Some(packet.sent_at);
         let Content::Video {
             stream,
             frame,
@@ -258,8 +263,11 @@ impl ResendStore {
             return;
         };
         let frame = (stream, frame);
-        if let Some(known) = self.frames.get(&frame)
-            && usize::from(fragment) + 1 == known.fragments.len()
+        let Some(known) = self.frames.get_mut(&frame) else {
+            return;
+        };
+        known.sent_at = packet.sent_at;
+        if usize::from(fragment) + 1 == known.fragments.len()
             && known.plan.copy_single_after.is_none()
         {
             self.tail = Some(Tail {
@@ -270,13 +278,14 @@ impl ResendStore {
         }
     }
 
-    /// A parity packet left as number `sequence`.
+    /// A parity packet left as number `sequence`; to be called behind [`Self::on_sent`].
     pub fn on_parity_sent(&mut self, sequence: Sequence, body: &ParityBody) {
         let Some(layout) = Layout::of(body) else {
             return;
         };
         let block = (body.frames[0].info.stream, layout.key());
-        if self.blocks.contains_key(&block) {
+        if let Some(known) = self.blocks.get_mut(&block) {
+            known.sent_at = self.last_sent.unwrap_or(known.sent_at);
             self.parity
                 .insert(sequence, ParityPacket { block, lost: false });
         }
@@ -607,7 +616,7 @@ impl ResendStore {
             })
             .filter(|fragment| fragment.expected())
             .count();
-        let known_by = block.made_at + self.round_trip + PARITY_PATIENCE;
+        let known_by = block.sent_at + self.round_trip + PARITY_PATIENCE;
         let on_its_way = if now < known_by { block.in_flight } else { 0 };
         block
             .layout

@@ -223,6 +223,28 @@ fn too_late_is_not_sent_but_told() {
 }
 
 #[test]
+fn a_frames_age_counts_from_when_the_pacer_let_it_go() {
+    let start = Instant::now();
+    let mut store = store(start, &[1], 2, 1, &plan(1));
+    let sent = start + 150 * MILLI;
+    store.on_sent(&packet(1, sent, video(1, 0, 0)));
+    store.on_sent(&packet(2, sent, video(1, 1, 0)));
+    let parity = Content::Parity {
+        stream: CAMERA,
+        frame: 1,
+    };
+    store.on_sent(&packet(3, sent, parity));
+    let data = fragments(&bytes(1, 200), 2);
+    let body = Encoder::new().encode(&info(1, 2), &data, 1, 1).remove(0);
+    store.on_parity_sent(3, &body);
+    let now = start + 290 * MILLI;
+    store.on_outcomes(now, &[lost(1, 0)]);
+    assert_eq!(drain(&mut store, now), []);
+    store.on_outcomes(now, &[lost(1, 1)]);
+    assert_eq!(drain(&mut store, now), [(1, 0, 1)]);
+}
+
+#[test]
 fn key_frames_go_first_then_the_oldest_then_what_nobody_needs() {
     let start = Instant::now();
     let mut store = ResendStore::new();
