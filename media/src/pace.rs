@@ -449,3 +449,263 @@ fn time_for(bytes: f64, bits_per_sec: f64) -> Duration {
     let seconds = bytes * 8.0 / bits_per_sec.max(f64::MIN_POSITIVE);
     Duration::from_secs_f64(seconds.clamp(0.0, 3_600.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+    const FULL: u32 = 1_200;
+
+    fn start() -> Instant {
+        p2p_net_sim::Clock::new().now()
+    }
+
+    fn pacer(now: Instant, rate: u64) -> Pacer<u32> {
+        let mut pacer = Pacer::new(now);
+        pacer.set_rates(now, rate, rate / 4);
+        pacer
+    }
+
+    fn packet(class: Class, bytes: u32, item: u32) -> Queued<u32> {
+        Queued {
+            class,
+            wire_bytes: bytes,
+            frame: None,
+            probe_bits_per_sec: None,
+            item,
+        }
+    }
+
+    fn of_frame(number: u64, key: bool, item: u32) -> Queued<u32> {
+        Queued {
+            frame: Some(FrameTag {
+                stream: crate::CAMERA,
+                number,
+                key,
+            }),
+            ..packet(Class::Video, FULL, item)
+        }
+    }
+
+    /// What leaves until `end`, woken when it asks to be.
+    fn leave(pacer: &mut Pacer<u32>, mut now: Instant, end: Instant) -> Vec<(Duration, u32)> {
+        let (first, mut left) = (now, Vec::new());
+        while now <= end {
+            while let Some(packet) = pacer.poll(now) {
+                left.push((now - first, packet.item));
+            }
+            match pacer.next_wakeup() {
+                Some(at) => now = at.max(now + MILLI / 4),
+                None => break,
+            }
+        }
+        left
+    }
+
+    #[test]
+    fn sound_passes_everything_and_probes_come_last() {
+        let now = start();
+        let mut pacer = pacer(now, 10_000_000);
+        for (item, class) in [Class::Probe, Class::Video, Class::Resend, Class::Audio]
+            .into_iter()
+            .enumerate()
+        {
+            pacer.push(now, packet(class, FULL, item as u32));
+        }
+        let order: Vec<u32> = leave(&mut pacer, now, now + 100 * MILLI)
+            .into_iter()
+            .map(|(_, item)| item)
+            .collect();
+        assert_eq!(order, [3, 2, 1, 0]);
+        assert_eq!(pacer.next_wakeup(), None);
+    }
+
+    #[test]
+    fn packets_leave_at_the_rate_after_a_small_burst() {
+        let now = start();
+        let mut pacer = pacer(now, 10_000_000);
+        let now = now + 100 * MILLI;
+        for item in 0..20 {
+            pacer.push(now, packet(Class::Video, FULL, item));
+        }
+        let left = leave(&mut pacer, now, now + 100 * MILLI);
+        assert_eq!(left.len(), 20);
+        let at_once = left.iter().filter(|(at, _)| at.is_zero()).count();
+        assert!((2..=3).contains(&at_once), "{at_once}");
+        // 17 packets at 10 Mbit/s.
+        let last = left[19].0;
+        assert!(
+            (15 * MILLI..18 * MILLI).contains(&last),
+            "{last:?} for what takes 16.3 ms"
+        );
+    }
+
+    #[test]
+    fn sound_is_charged() {
+        let now = start();
+        let mut pacer = pacer(now, 1_000_000);
+        for item in 0..5 {
+            pacer.push(now, packet(Class::Audio, 125, item));
+        }
+        pacer.push(now, packet(Class::Video, FULL, 9));
+        let left = leave(&mut pacer, now, now + 100 * MILLI);
+        assert!(left[..5].iter().all(|(at, _)| at.is_zero()));
+        assert!(left[5].0 >= 4 * MILLI, "{:?}", left[5]);
+    }
+
+    #[test]
+    fn a_key_frame_is_spread() {
+        let now = start();
+        let mut pacer = pacer(now, 10_000_000); // the estimate is a quarter of it
+        for item in 0..15 {
+            pacer.push(now, of_frame(1, true, item));
+        }
+        let rest = pacer.key_frame_rest();
+        assert!((38 * MILLI..39 * MILLI).contains(&rest), "{rest:?}");
+        let left = leave(&mut pacer, now, now + 100 * MILLI);
+        let last = left[14].0;
+        // 18 kB at 3.75 Mbit/s.
+        assert!((30 * MILLI..39 * MILLI).contains(&last), "{last:?}");
+        assert_eq!(pacer.key_frame_rest(), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_too_old_is_dropped_with_the_rest_of_its_frame() {
+        let now = start();
+        let mut pacer = Pacer::new(now);
+        pacer.push(now, of_frame(1, false, 0));
+        pacer.push(now + 100 * MILLI, of_frame(1, false, 1));
+        pacer.push(now + 100 * MILLI, of_frame(2, false, 2));
+        pacer.push(now, of_frame(9, true, 3));
+        pacer.push(now, packet(Class::Audio, 100, 4));
+        assert_eq!(pacer.oldest(now + 100 * MILLI, Class::Video), 100 * MILLI);
+        let later = now + 251 * MILLI;
+        assert_eq!(pacer.poll(later), None, "no rate, and the sound is too old");
+        let mut dropped = Vec::new();
+        while let Some(packet) = pacer.poll_dropped() {
+            dropped.push(packet.item);
+        }
+        assert_eq!(dropped, [4, 0, 1]);
+        assert_eq!(pacer.waiting(Class::Video), (2, 2_400));
+        let counters = pacer.counters();
+        assert_eq!((counters.audio_too_old, counters.video_too_old), (1, 2));
+    }
+
+    #[test]
+    fn a_flush_finishes_what_is_nearly_done() {
+        for (packets, finished) in [(5, 0), (4, 3)] {
+            let now = start();
+            let mut pacer = pacer(now, 1_000_000);
+            for item in 0..packets {
+                pacer.push(now, of_frame(1, false, item));
+            }
+            pacer.push(now, of_frame(2, false, 10));
+            let now = now + MILLI;
+            assert!(pacer.poll(now).is_some() && pacer.poll(now).is_none());
+            pacer.flush_video(now);
+            assert_eq!(pacer.waiting(Class::Video).0, finished);
+            let flushed = u64::from(packets) - finished as u64;
+            assert_eq!(pacer.counters().flushed, flushed);
+        }
+    }
+
+    #[test]
+    fn a_new_path_gets_only_the_sound() {
+        let now = start();
+        let mut pacer = pacer(now, 1_000_000);
+        for class in [Class::Probe, Class::Video, Class::Audio] {
+            pacer.push(now, packet(class, FULL, 0));
+        }
+        pacer.flush_path(now);
+        assert_eq!(pacer.waiting(Class::Audio).0, 1);
+        assert_eq!(
+            pacer.waiting(Class::Video).0 + pacer.waiting(Class::Probe).0,
+            0
+        );
+    }
+
+    #[test]
+    fn a_probe_keeps_its_own_rate() {
+        let now = start();
+        let mut pacer = pacer(now, 1_000_000);
+        for item in 0..6 {
+            pacer.push(
+                now,
+                Queued {
+                    probe_bits_per_sec: Some(9_600_000),
+                    ..packet(Class::Probe, FULL, item)
+                },
+            );
+        }
+        let left = leave(&mut pacer, now, now + 100 * MILLI);
+        assert_eq!(left.len(), 6);
+        assert_eq!(left[5].0, 5 * MILLI);
+    }
+
+    #[test]
+    fn queues_are_bounded() {
+        let now = start();
+        let mut pacer = Pacer::new(now);
+        for item in 0..10_000 {
+            pacer.push(now, packet(Class::Video, FULL, item));
+            pacer.push(now, packet(Class::Audio, FULL, item));
+        }
+        assert!(pacer.waiting(Class::Video).0 <= MAX_VIDEO);
+        assert!(pacer.waiting(Class::Audio).0 <= MAX_AUDIO);
+        assert!(pacer.counters().overflow > 18_000);
+        assert!(pacer.dropped.len() <= MAX_DROPPED);
+    }
+
+    proptest! {
+        #[test]
+        fn video_never_exceeds_its_rate(
+            sizes in prop::collection::vec(1u32..1_400, 1..200), rate in 100_000u64..20_000_000, gap in 0u64..3_000,
+        ) {
+            let now = start();
+            let mut pacer = pacer(now, rate);
+            let (mut at, mut sent) = (now, 0u64);
+            for size in sizes {
+                pacer.push(at, packet(Class::Video, size, 0));
+                at += Duration::from_micros(gap);
+                while let Some(packet) = pacer.poll(at) {
+                    sent += u64::from(packet.wire_bytes);
+                }
+                let earned = rate as f64 / 8.0 * (at - now).as_secs_f64();
+                // A burst, and the packet that may go while any budget is left.
+                prop_assert!(sent as f64 <= earned + BURST_BYTES.max(rate as f64 / 6_400.0) + 1_400.0);
+            }
+        }
+
+        #[test]
+        fn what_goes_in_comes_out_once(
+            steps in prop::collection::vec((0u8..4, 0u64..60, any::<bool>()), 1..200),
+        ) {
+            let mut now = start();
+            let mut pacer = pacer(now, 2_000_000);
+            let (mut pushed, mut out) = (0u32, Vec::new());
+            for (class, wait, flush) in steps {
+                let class = [Class::Audio, Class::Resend, Class::Video, Class::Probe][usize::from(class)];
+                pacer.push(now, packet(class, FULL, pushed));
+                pushed += 1;
+                now += Duration::from_millis(wait);
+                out.extend(pacer.poll(now).map(|packet| packet.item));
+                if flush && wait > 50 {
+                    pacer.flush_video(now);
+                }
+                while let Some(packet) = pacer.poll_dropped() {
+                    out.push(packet.item);
+                }
+            }
+            for class in [Class::Audio, Class::Resend, Class::Video, Class::Probe] {
+                pushed -= pacer.waiting(class).0 as u32;
+            }
+            prop_assert_eq!(out.len() as u32, pushed);
+            out.sort_unstable();
+            out.dedup();
+            prop_assert_eq!(out.len() as u32, pushed);
+        }
+    }
+}

@@ -10,7 +10,7 @@ use p2p_net_sim::{LinkConfig, Loss, for_seeds};
 use rate_model_parts::{Call, Cubic, Row, Setup, Wire, run, run_beside, run_two};
 
 const MILLI: Duration = Duration::from_millis(1);
-/// Headers of IP and UDP, which the link adds itself.
+/// What the call could use at most, bits a second: 2.5 Mbit/s of video, and sound and reports.
 const CAP: u64 = 2_650_000;
 
 fn delay(millis: u32) -> LinkConfig {

@@ -10,7 +10,7 @@ const START_MS: f64 = 2_000.0;
 /// START and fast growth need a queue below this, ms, or that share of the jitter.
 const SHORT_QUEUE_MS: f64 = 10.0;
 const SHORT_QUEUE_JITTER: f64 = 0.4;
-/// START: the rate is at most these multiples of what arrives and of what bursts prove.
+/// START: the rate is at most these multiples of what arrives, and of what the path spread bursts out to.
 const START_OF_ACKED: f64 = 1.5;
 const START_OF_BURST: f64 = 0.85;
 /// START: the rate at most doubles in a round trip and this, ms.
@@ -185,6 +185,7 @@ impl Path {
         }
         let proven = view
             .burst
+            .filter(|burst| burst.limited)
             .map_or(f64::INFINITY, |burst| START_OF_BURST * burst.rate);
         let rate = (START_OF_ACKED * view.acked_whole)
             .min(proven)

@@ -190,6 +190,17 @@ impl Ladder {
         self.step().map(|step| step.size) != before
     }
 
+    /// A drain is over, and this is the share to go on with. A picture that went off meanwhile comes back at once;
+    /// `true` if so, so that a key frame follows.
+    pub fn on_drained(&mut self, now: Instant, share_bits_per_sec: u64) -> bool {
+        if self.rung.is_some() || share_bits_per_sec < ON_FROM {
+            return false;
+        }
+        let rung = self.fitting(share_bits_per_sec);
+        self.set(now, Some(rung));
+        true
+    }
+
     fn step_of(&self, rung: usize) -> Step {
         let chosen = &RUNGS[rung];
         let full = if self.slowed && rung == SLOWING {
@@ -433,6 +444,10 @@ mod tests {
         assert_eq!(ladder.step(), None);
         hold(&mut ladder, &mut at, 90_000, 200);
         assert_eq!(height(&ladder), 180);
+        hold(&mut ladder, &mut at, 40_000, 4_000);
+        assert!(!ladder.on_drained(at, 79_000) && ladder.step().is_none());
+        assert!(ladder.on_drained(at, 1_500_000));
+        assert_eq!(height(&ladder), 720, "at once after a drain");
     }
 
     #[test]

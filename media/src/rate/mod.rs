@@ -25,3 +25,6 @@ pub use allocate::{
 };
 pub use estimator::{Config, Estimator, Event, LossView, Mode, PathHint, ProbeOrder, Snapshot};
 pub use ladder::{Ladder, Step};
+
+#[cfg(test)]
+mod estimator_tests;

@@ -12,8 +12,8 @@ use media::rate::{
     Config, Demand, Estimator, Event, Ladder, Shares, SkipInputs, TargetFilter, allocate,
     skip_capture,
 };
-use media::{AUDIO, CAMERA, PictureSize};
-use p2p_net_sim::{Link, LinkConfig, Loss};
+use media::{CAMERA, PictureSize};
+use p2p_net_sim::{Clock, Link, LinkConfig, Loss};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -104,7 +104,6 @@ pub struct Call {
     next_audio: Instant,
     next_report: Instant,
     sent: BTreeMap<u64, (SentPacket, Option<Instant>)>,
-    heard: BTreeMap<u64, ()>,
     highest: VecDeque<u64>,
     arrivals: BinaryHeap<Reverse<(Instant, u64, usize, Instant)>>,
     received: VecDeque<Arrival>,
@@ -118,12 +117,11 @@ pub struct Call {
     bytes_at: Vec<f64>,
     rates: Vec<(f64, f64)>,
     lost: usize,
-    pub trace: bool,
 }
 
 impl Call {
     pub fn new(setup: Setup) -> Self {
-        Self::at(setup, Instant::now())
+        Self::at(setup, Clock::new().now())
     }
 
     pub fn at(setup: Setup, start: Instant) -> Self {
@@ -155,7 +153,6 @@ impl Call {
             next_audio: start,
             next_report: start + REPORT_EACH,
             sent: BTreeMap::new(),
-            heard: BTreeMap::new(),
             highest: VecDeque::new(),
             arrivals: BinaryHeap::new(),
             received: VecDeque::new(),
@@ -168,7 +165,6 @@ impl Call {
             bytes_at: Vec::new(),
             rates: Vec::new(),
             lost: 0,
-            trace: std::env::var("RATE_TRACE").is_ok(),
             setup,
         };
         call.ladder.restart(start, call.shares.camera_bits_per_sec);
@@ -351,23 +347,6 @@ impl Call {
                 self.estimator.queue_delay(),
             );
             self.need_key |= changed;
-            if self.trace && self.rates.len() % 5 == 0 {
-                let s = self.estimator.snapshot();
-                println!(
-                    "{:.2} {:?} est {} acked {} q {:?} jit {:?} rtt {:?} burst {} limit {:?} loss {:?} step {:?}",
-                    self.since(self.now),
-                    s.mode,
-                    s.estimate_bits_per_sec / 1000,
-                    s.acked_bits_per_sec / 1000,
-                    s.queue_delay,
-                    s.jitter,
-                    s.round_trip,
-                    s.burst_capacity_bits_per_sec / 1000,
-                    s.loss_limit_bits_per_sec,
-                    s.loss,
-                    self.ladder.step().map(|s| s.size.height())
-                );
-            }
         }
     }
 
@@ -423,9 +402,6 @@ impl Call {
 
     fn on_events(&mut self) {
         while let Some(event) = self.estimator.poll_event() {
-            if self.trace {
-                println!("{:.3} {event:?}", self.since(self.now));
-            }
             self.set_rates();
             match event {
                 Event::Cliff { .. } => {
@@ -436,6 +412,11 @@ impl Call {
                         self.pacer.flush_video(self.now);
                         self.need_key = true;
                     }
+                }
+                Event::Drained => {
+                    self.need_key |= self
+                        .ladder
+                        .on_drained(self.now, self.shares.camera_bits_per_sec);
                 }
                 Event::Back { restarted: true } => {
                     self.ladder
@@ -459,9 +440,6 @@ impl Call {
         let Some(order) = self.estimator.take_probe(self.now) else {
             return;
         };
-        if self.trace {
-            println!("{:.3} {order:?}", self.since(self.now));
-        }
         for _ in 0..order.packets {
             let packet = Queued {
                 class: Class::Probe,
@@ -483,7 +461,6 @@ impl Call {
         let length = self.shares.audio_frame;
         self.next_audio += length;
         let payload = self.shares.audio_encoder_bits_per_sec as f64 / 8.0 * length.as_secs_f64();
-        let _ = AUDIO;
         let packet = Queued {
             class: Class::Audio,
             wire_bytes: (payload as usize + HEADERS) as u32,
@@ -583,9 +560,11 @@ impl Call {
             video_p50: percentile(&mut latency, 0.5),
             video_p95: percentile(&mut latency, 0.95),
             audio_p95: percentile(&mut audio, 0.95),
-            frames: done.len(),
             shown: done.len() as f64 / self.captures.max(1) as f64,
-            stall: gaps.iter().filter(|gap| **gap > 0.2).sum(),
+            stall: gaps
+                .iter()
+                .filter(|gap| **gap > 0.2)
+                .fold(0.0, |sum, gap| sum + gap),
             longest_gap: gaps.iter().copied().fold(0.0, f64::max),
             rate_mean: mean(5.0),
             late_rate: mean(end - 20.0),

@@ -8,7 +8,6 @@ pub struct Row {
     pub video_p50: f64,
     pub video_p95: f64,
     pub audio_p95: f64,
-    pub frames: usize,
     pub shown: f64,
     pub stall: f64,
     pub longest_gap: f64,

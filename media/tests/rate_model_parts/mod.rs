@@ -5,7 +5,9 @@ mod cubic;
 mod measure;
 mod wire;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use p2p_net_sim::Clock;
 
 pub use call::{Call, Setup};
 pub use cubic::Cubic;
@@ -45,7 +47,7 @@ pub fn run_beside(setup: Setup, mut wire: Wire, mut cubic: Cubic) -> Row {
 
 /// Two calls over one wire.
 pub fn run_two(seed: u64, seconds: u32, mut wire: Wire) -> (Row, Row) {
-    let start = Instant::now();
+    let start = Clock::new().now();
     let mut one = Call::at(Setup::new(seed, seconds), start);
     let mut other = Call::at(Setup::new(seed + 1_000, seconds), start + LATER);
     let mut at = 0.0;
