@@ -1,0 +1,266 @@
+//! Real sound through a real sound server: a PulseAudio of the test's own, whose only loudspeaker leads nowhere
+//! and whose only microphone hears that loudspeaker.
+//!
+//! Each test starts a server in a folder of its own, and runs this program again beside it, since the way to
+//! the server is in the environment. It needs `pulseaudio`, and fails without.
+
+use std::{
+    env,
+    io::ErrorKind,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use media::{
+    AudioTime, VideoTime,
+    capture::{
+        AudioSpec, BLOCK, CaptureClock, CaptureError, MARK_PERIOD, Mark, MarkFinder, SoundOptions,
+        SoundSource, Tone, list, open_sound,
+    },
+    playback::{self, AudioSinkSpec, EchoReference, SoundSink},
+};
+
+/// How long anything may take here before the test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Where the process number of the server is told to the inner run.
+const SERVER: &str = "LANDLINE_TEST_SOUND_SERVER";
+
+#[test]
+fn a_tone_goes_through_the_sound_server() {
+    run_beside_a_server("inside_a_tone_goes_through");
+}
+
+#[test]
+fn a_server_that_dies_is_told() {
+    run_beside_a_server("inside_the_server_dies");
+}
+
+/// A server that ends with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(home: &Path) -> Server {
+    let child = environment(&mut Command::new("pulseaudio"), home)
+        .args([
+            "-n",
+            "--daemonize=no",
+            "--exit-idle-time=-1",
+            "--use-pid-file=no",
+        ])
+        .arg("--load=module-native-protocol-unix")
+        .arg("--load=module-null-sink sink_name=loud norewinds=1 rate=48000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| match error.kind() {
+            ErrorKind::NotFound => panic!("this test needs pulseaudio (.ci/setup test)"),
+            _ => panic!("{error}"),
+        });
+    let server = Server(child);
+    let socket = home.join("pulse/native");
+    let deadline = Instant::now() + PATIENCE;
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "the sound server does not start");
+        thread::sleep(Duration::from_millis(20));
+    }
+    server
+}
+
+fn environment<'a>(command: &'a mut Command, home: &Path) -> &'a mut Command {
+    command
+        .env("XDG_RUNTIME_DIR", home)
+        .env("HOME", home)
+        .env_remove("PULSE_SERVER")
+        .env_remove("PULSE_RUNTIME_PATH")
+        .env_remove("DBUS_SESSION_BUS_ADDRESS")
+}
+
+fn run_beside_a_server(test: &str) {
+    let home = tempfile::tempdir().expect("a folder");
+    let server = start(home.path());
+    let program = env::current_exe().expect("this program");
+    let status = environment(&mut Command::new(program), home.path())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env(SERVER, server.0.id().to_string())
+        .status()
+        .expect("this program runs");
+    assert!(status.success(), "{test} failed: see above");
+}
+
+fn microphone(wanted: &str) -> Result<Box<dyn SoundSource>, CaptureError> {
+    let clock = CaptureClock::new(VideoTime::default(), AudioTime::default(), Instant::now());
+    let spec: AudioSpec = wanted.parse().expect("a source");
+    Ok(open_sound(&spec, &SoundOptions { clock })?.expect("a microphone is a source"))
+}
+
+fn speaker(wanted: &str) -> Result<Box<dyn SoundSink>, CaptureError> {
+    let spec: AudioSinkSpec = wanted.parse().expect("a sink");
+    playback::open_sound(&spec)
+}
+
+#[test]
+#[ignore = "run by a test above, beside a sound server"]
+fn inside_a_tone_goes_through() {
+    let devices = list();
+    assert_eq!(devices.speakers.len(), 1, "{devices:?}");
+    assert!(devices.speakers[0].default && devices.microphones[0].default);
+    let error = speaker("speaker:nobody").err().expect("there is none");
+    assert!(
+        error.to_string().contains(&devices.speakers[0].name),
+        "{error}"
+    );
+
+    let mut source = microphone("microphone").expect("a microphone");
+    let mut sink = speaker(&format!("speaker:{}", devices.speakers[0].name)).expect("a speaker");
+    let mut reference = sink.take_reference().expect("what it plays can be heard");
+    assert!(sink.take_reference().is_none());
+
+    let done = AtomicBool::new(false);
+    let (heard, times, played) = thread::scope(|scope| {
+        let player = scope.spawn(|| {
+            let played = play(&mut *sink, &mut reference, 250);
+            // What is still on its way is heard, too.
+            thread::sleep(Duration::from_millis(300));
+            done.store(true, Ordering::Release);
+            played
+        });
+        let (heard, times) = hear(&mut *source, &done);
+        (heard, times, player.join().expect("no panic"))
+    });
+
+    let counts = sink.counts();
+    println!(
+        "level {:?}, {counts:?}, lost {}",
+        sink.level(),
+        source.lost()
+    );
+    assert!(sink.level() < Duration::from_millis(300));
+    assert!(counts.played >= 240 * BLOCK as u64, "{counts:?}");
+    let microphone = correlations(&heard);
+    let echo = correlations(&played);
+    println!("microphone {microphone:.4?}, reference {echo:.4?}");
+    assert!(median(&microphone) > 0.95 && median(&echo) > 0.95);
+    // Capture times go on as samples do.
+    let (first, last) = (times[0].ticks(), times[times.len() - 1].ticks());
+    let samples = (times.len() as u64 - 1) * BLOCK as u64 + source.lost();
+    let off = (last - first).abs_diff(samples);
+    assert!(off < samples / 50 + 960, "{off} ticks off in {samples}");
+}
+
+/// Plays a tone, so many blocks; returns what the echo reference was.
+fn play(sink: &mut dyn SoundSink, reference: &mut EchoReference, blocks: usize) -> Vec<f32> {
+    let mut tone = Tone::new(440.0);
+    let (mut block, mut played) = ([0.0; BLOCK], Vec::new());
+    for _ in 0..blocks {
+        assert!(
+            sink.wait(PATIENCE).expect("the server lives"),
+            "it takes nothing"
+        );
+        tone.fill(&mut block);
+        sink.write(&block).expect("the server lives");
+        while reference.read(&mut block) {
+            played.extend_from_slice(&block);
+        }
+    }
+    played
+}
+
+fn hear(source: &mut dyn SoundSource, done: &AtomicBool) -> (Vec<f32>, Vec<AudioTime>) {
+    let (mut block, mut heard, mut times) = ([0.0; BLOCK], Vec::new(), Vec::new());
+    while !done.load(Ordering::Acquire) {
+        let time = source
+            .read(&mut block, PATIENCE)
+            .expect("the server lives")
+            .expect("it gives sound");
+        heard.extend_from_slice(&block);
+        times.push(time);
+    }
+    (heard, times)
+}
+
+/// How alike the sound after each mark is to what was played there.
+fn correlations(heard: &[f32]) -> Vec<f32> {
+    let mut marks = MarkFinder::new();
+    let found: Vec<Mark> = marks.push(heard);
+    assert!(found.len() >= 3, "{} marks found", found.len());
+    let mut tone = vec![0.0; 16 * MARK_PERIOD as usize];
+    Tone::new(440.0).fill(&mut tone);
+    let window = MARK_PERIOD as usize * 9 / 10;
+    found
+        .iter()
+        .filter_map(|mark| {
+            let truth = usize::from(mark.number) * MARK_PERIOD as usize;
+            let truth = &tone[truth..truth + window];
+            // The finder is right to a few samples; the best place is the right one.
+            (mark.sample.saturating_sub(8)..=mark.sample + 8)
+                .filter_map(|at| {
+                    let at = at as usize;
+                    Some(correlation(heard.get(at..at + window)?, truth))
+                })
+                .max_by(f32::total_cmp)
+        })
+        .collect()
+}
+
+fn correlation(a: &[f32], b: &[f32]) -> f32 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
+
+fn median(values: &[f32]) -> f32 {
+    let mut values = values.to_vec();
+    values.sort_by(f32::total_cmp);
+    values[values.len() / 2]
+}
+
+#[test]
+#[ignore = "run by a test above, beside a sound server"]
+fn inside_the_server_dies() {
+    let mut source = microphone("microphone").expect("a microphone");
+    let mut sink = speaker("speaker").expect("a speaker");
+    let mut block = [0.0; BLOCK];
+    source
+        .read(&mut block, PATIENCE)
+        .expect("the server lives")
+        .expect("it gives sound");
+    assert!(sink.wait(PATIENCE).expect("the server lives"));
+    let server = env::var(SERVER).expect("told by the outer run");
+    let killed = Command::new("kill").args(["-9", &server]).status();
+    assert!(killed.is_ok_and(|status| status.success()));
+
+    let deadline = Instant::now() + PATIENCE;
+    let error = loop {
+        match source.read(&mut block, Duration::from_millis(100)) {
+            Ok(_) => assert!(Instant::now() < deadline, "nobody noticed"),
+            Err(error) => break error,
+        }
+    };
+    println!("microphone: {error}");
+    assert!(error.may_pass(), "{error:?}");
+    let error = loop {
+        // The ring fills up, since nobody drains it; then it waits.
+        match sink
+            .wait(Duration::from_millis(100))
+            .and_then(|_| sink.write(&block))
+        {
+            Ok(()) => assert!(Instant::now() < deadline, "nobody noticed"),
+            Err(error) => break error,
+        }
+    };
+    println!("speaker: {error}");
+    assert!(error.may_pass(), "{error:?}");
+    // Opened again, they say so at once.
+    let error = microphone("microphone:loud")
+        .err()
+        .expect("there is no server");
+    println!("again: {error}");
+}
