@@ -39,6 +39,8 @@ pub struct Config {
     pub audio_bits_per_sec: u64,
     /// What the path is taken to carry at first, bits a second.
     pub start_bits_per_sec: u64,
+    /// Numbers are drawn on top of a film's pictures, to measure by ([`crate::capture::stamp`]).
+    pub stamped: bool,
     /// Pictures may wait for up to three frame intervals to be shown evenly.
     pub smooth: bool,
 }
@@ -59,6 +61,7 @@ impl Default for Config {
             video_cap_bits_per_sec: 2_500_000,
             audio_bits_per_sec: 32_000,
             start_bits_per_sec: 600_000,
+            stamped: false,
             smooth: false,
         }
     }
