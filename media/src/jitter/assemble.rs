@@ -361,7 +361,14 @@ impl Assembler {
         if missing > block.shards.len() {
             return Vec::new();
         }
-        let restored = block.layout.restore(&data, &block.shards);
+        // What is missing of frames that are over is not worth the computing.
+        let worth = names
+            .iter()
+            .zip(&data)
+            .any(|(&(number, _), part)| part.is_none() && number >= self.floor);
+        let restored = worth
+            .then(|| block.layout.restore(&data, &block.shards))
+            .flatten();
         let Some(block) = self.blocks.remove(index) else {
             return Vec::new();
         };
