@@ -1,6 +1,7 @@
 //! `landline demo`: the whole program on this machine alone. An embedded relay and two engines with fresh
 //! identities in a temporary folder log in, connect through the relay, move to the direct path, chat, and
-//! send a folder each way; every step is timed, and every file is hashed again from disk at the end.
+//! send a folder each way, and call each other for five seconds; every step is timed, and every file is
+//! hashed again from disk at the end.
 //!
 //! Nothing here is special to the demo but the show: engines, relay and faces are those of the real
 //! programs. Nothing leaves the loopback interface.
@@ -8,6 +9,7 @@
 mod samples;
 mod show;
 mod side;
+mod talk;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,6 +73,9 @@ pub async fn run(json: bool) -> Result<(), Problem> {
     samples::make(&bob.outbox(), &samples::BOB)?;
     send(&mut show, &mut alice, &mut bob).await?;
     send(&mut show, &mut bob, &mut alice).await?;
+
+    show.heading("A call, with picture and sound");
+    talk::call(&mut show, &mut alice, &mut bob).await?;
 
     show.heading("What the relay saw");
     show.relay_saw(&relay.stats());

@@ -11,6 +11,7 @@ mod link;
 mod media;
 mod offers;
 mod peers;
+mod ring;
 mod transfers;
 mod views;
 

@@ -145,11 +145,11 @@ impl Pair {
             return;
         }
         self.linked = self.network;
-        for side in 0..2 {
+        for (side, dials) in dialling.into_iter().enumerate() {
             let other = self.ids[1 - side];
             if self.linked {
                 self.feed(side, Input::Linked(other, true));
-            } else if dialling[side] {
+            } else if dials {
                 self.feed(side, Input::DialFailed(other, Problem::failure("away")));
             }
         }

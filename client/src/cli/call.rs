@@ -58,9 +58,9 @@ async fn wait_direct(session: &mut Session, peer: PeerId) -> Result<(), Problem>
             {
                 return Ok(());
             }
-            match timeout(Duration::from_secs(1), session.events.recv()).await {
-                Ok(None) => return Err(face::gone()),
-                Ok(Some(_)) | Err(_) => {}
+            let event = timeout(Duration::from_secs(1), session.events.recv());
+            if let Ok(None) = event.await {
+                return Err(face::gone());
             }
         }
     };

@@ -476,9 +476,8 @@ pub(crate) fn summary_text(summary: &Summary) -> String {
         },
     );
     format!(
-        "  {pictures}; sound {:.2} % made up; ↑ {:.2} ↓ {:.2} Mbit/s",
+        "  {pictures}; sound {:.2} % made up; {:.2} Mbit/s",
         summary.concealed * 100.0,
-        summary.sent_bits_per_sec as f64 / 1e6,
         summary.received_bits_per_sec as f64 / 1e6,
     )
 }

@@ -161,6 +161,20 @@ impl Show {
         }));
     }
 
+    pub(super) fn answered(&mut self, from: &str, to: &str, took: Duration) {
+        let body = "pattern 640x360 and tone, answered";
+        self.line(&format!("{from} ↔ {to}"), body, Some(took));
+        self.record(&json!({
+            "step": "answered", "from": from, "to": to, "millis": millis(took),
+        }));
+    }
+
+    pub(super) fn call(&mut self, from: &str, to: &str, summary: &media::stats::Summary) {
+        let text = crate::cli::summary_text(summary);
+        self.line(&format!("{from} → {to}"), text.trim_start(), None);
+        self.record(&json!({"step": "call", "from": from, "to": to, "summary": summary}));
+    }
+
     pub(super) fn relay_saw(&mut self, stats: &relay::Stats) {
         let relayed = format!(
             "{} packets of ciphertext, {} in all",

@@ -10,6 +10,7 @@ use p2p_net::PeerId;
 use super::actor::{Actor, note};
 use super::carrier::Carrier;
 use super::media::{Media, News, Wish};
+use super::ring::{Ringer, Tone};
 use crate::args::Accept;
 use crate::call::{self, Cause, End, Line, MediaChoice, Output};
 use crate::command::{CallChange, CallPolicy, Reply};
@@ -43,6 +44,8 @@ struct Current {
     choice: MediaChoice,
     began: Option<Instant>,
     running: Option<(Media, Arc<Carrier>)>,
+    /// What is heard until somebody answers.
+    ringer: Option<Ringer>,
     /// Only the relay may be used, for as long as it lasts.
     relay_only: bool,
 }
@@ -107,6 +110,7 @@ impl Actor {
             choice,
             began: None,
             running: None,
+            ringer: None,
             relay_only,
         });
         self.tell_call(CallStep::Calling);
@@ -270,7 +274,10 @@ impl Actor {
                     link.send_call(frame);
                 }
             }
-            Output::Ringing => self.tell_call(CallStep::Ringing),
+            Output::Ringing => {
+                self.play(Tone::RingBack);
+                self.tell_call(CallStep::Ringing);
+            }
             Output::Incoming { peer, sources } => return self.on_incoming(peer, sources).await,
             Output::Begin { peer, sources, .. } => return self.on_begin(peer, sources),
             Output::Sources { ours, theirs } => {
@@ -343,6 +350,7 @@ impl Actor {
                 .unwrap_or_default(),
             began: None,
             running: None,
+            ringer: None,
             relay_only: false,
         });
         let Some((_, policy)) = policy else {
@@ -356,6 +364,7 @@ impl Actor {
             Accept::Contacts | Accept::None => turn_away(Cause::Unavailable),
             Accept::Ask => {
                 let from = Box::new(self.view(&peer));
+                self.play(Tone::Ring);
                 self.tell_call(CallStep::Incoming { from, sources });
                 Some(call::Input::Ring)
             }
@@ -424,10 +433,19 @@ impl Actor {
         if transfers {
             media.want(Wish::Transfer(true));
         }
+        current.ringer = None;
         current.began = Some(Instant::now());
         current.running = Some((media, carrier));
         self.tell_call(CallStep::Began { sources });
         None
+    }
+
+    fn play(&mut self, tone: Tone) {
+        if let Some(current) = &mut self.calls.current
+            && let Some(speaker) = &current.choice.speaker
+        {
+            current.ringer = Ringer::start(tone, speaker);
+        }
     }
 
     /// Transfers to the other side of the call came or went.

@@ -121,8 +121,10 @@ pub(super) async fn run_send(
         }
         Ok(conn) => {
             let (events, progress) = mpsc::channel(MAX_PROGRESS);
-            let mut options = SendOptions::default();
-            options.throttle = throttle;
+            let options = SendOptions {
+                throttle,
+                ..SendOptions::default()
+            };
             let sending = transfer::send(&conn, paths, options, events, context.cancel.clone());
             let (result, ()) =
                 tokio::join!(sending, context.follow(&mut record, progress, Some(&conn)));
