@@ -100,7 +100,7 @@ fn three_hundred_kbit() {
         3,
         |seed| {
             run(
-                Setup::new(seed, 40),
+                Setup::new(seed, 60),
                 Wire::new(limited(300_000, 11_250, 25), seed),
             )
         },

@@ -25,6 +25,9 @@ const ABOVE_CAP: f64 = 1.2;
 const ABOVE_CAP_LATER: f64 = 1.05;
 /// Pause before the first train after a drain, ms; each failure doubles it.
 const PAUSE_MS: f64 = 1_000.0;
+/// The same after a first guess that was too high, ms: the path has just shown what it carries, and on a slow one
+/// each train is a queue of 70 ms.
+const PAUSE_START_MS: f64 = 4_000.0;
 /// Pause at most for a minute after a cliff, and otherwise, ms.
 const PAUSE_AFTER_CLIFF_MS: f64 = 4_000.0;
 const PAUSE_MOST_MS: f64 = 16_000.0;
@@ -126,13 +129,15 @@ impl Prober {
 
     /// The capacity fell; or, if `start`, the first guess was too high: then there is nothing to come back.
     pub(super) fn on_cliff(&mut self, now: f64, start: bool) {
-        if !start {
-            self.cliff = Some(now);
-        }
         self.train = None;
         self.chain = false;
-        self.pause = PAUSE_MS;
-        self.due = now + PAUSE_MS;
+        if start {
+            self.pause = PAUSE_START_MS;
+        } else {
+            self.cliff = Some(now);
+            self.pause = PAUSE_MS;
+        }
+        self.due = now + self.pause;
     }
 
     /// Pictures flow again after a drain.
