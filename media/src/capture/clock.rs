@@ -235,7 +235,7 @@ mod tests {
         for drift in [0.0, 150e-6, -300e-6] {
             let mut clock = SampleClock::new(48_000);
             run(&mut clock, start, 0..3_000, drift);
-            assert!((clock.drift() - drift).abs() < 30e-6, "{}", clock.drift());
+            assert!((clock.drift() - drift).abs() < 60e-6, "{}", clock.drift());
             let at = clock.moment(2_999 * 480).expect("observed");
             let truth = 2_999.0 * 0.010 / (1.0 + drift);
             let error = at.duration_since(start).as_secs_f64() - truth;

@@ -166,7 +166,7 @@ mod tests {
         let mut picture = grey(1_280, 720);
         write(&mut picture, 123_456_789);
         let mut scaler = Scaler::new();
-        for (width, height) in [(640, 360), (480, 270), (320, 180), (1_920, 1_080)] {
+        for (width, height) in [(640, 360), (480, 270), (320, 180)] {
             let scaled = scaler.scale(&picture, size(width, height), Fit::Stretch);
             assert_eq!(read(&scaled), Some(123_456_789), "{width}x{height}");
             let back = scaler.scale(&scaled, size(1_280, 720), Fit::Stretch);
