@@ -54,7 +54,13 @@ struct Link {
     flying: BTreeMap<(u64, usize), Body>,
     /// By time of arrival: when they were written, and whether a refresh is wanted.
     reports: BTreeMap<u64, (u64, bool)>,
+    policy: Policy,
+    encoder: Encoder,
     store: ResendStore,
+    /// By time and order.
+    pacer: BTreeMap<(u64, usize), Body>,
+    /// The fragments of every frame.
+    parts: Vec<Bytes>,
     picture_packets: u64,
     repair_packets: u64,
 }
@@ -140,7 +146,8 @@ impl Link {
     }
 }
 
-fn run(case: Case) -> Figures {
+/// Both ends, which know what the link is like.
+fn ends(case: Case) -> (Link, VideoBuffer) {
     let start = Instant::now();
     let mut policy = Policy::new();
     let network = Network {
@@ -155,45 +162,47 @@ fn run(case: Case) -> Figures {
     buffer.set_network(network.round_trip, policy.deadline(false));
     let mut store = ResendStore::new();
     store.set_network(network.round_trip, policy.loss());
-    let mut link = Link {
+    let whole = bytes(1, usize::from(case.fragments) * 20);
+    let link = Link {
         random: Random(case.seed),
-        case,
         bad: false,
         start,
         sent: Vec::new(),
         unknown: 0,
         flying: BTreeMap::new(),
         reports: BTreeMap::new(),
+        policy,
+        encoder: Encoder::new(),
         store,
+        pacer: BTreeMap::new(),
+        parts: fragments(&whole, case.fragments),
+        case,
         picture_packets: 0,
         repair_packets: 0,
     };
-    let (mut encoder, mut pacer) = (Encoder::new(), BTreeMap::new());
+    (link, buffer)
+}
+
+fn run(case: Case) -> Figures {
+    let (mut link, mut buffer) = ends(case);
     let (mut next, mut refresh, mut last_key) = (0, true, 0);
     let mut given: Vec<(u64, FrameNumber)> = Vec::new();
-    let whole = bytes(1, usize::from(link.case.fragments) * 20);
-    let parts = fragments(&whole, link.case.fragments);
     for now in 0..link.case.frames * 100 / 3 + 1_000 {
         if next < link.case.frames && next * 100 / 3 <= now {
             let wanted = refresh && (next == 0 || now > last_key + 500);
-            frame(
-                &mut link,
-                &mut encoder,
-                &mut pacer,
-                &policy,
-                &parts,
-                now,
-                next,
-                wanted,
-            );
+            frame(&mut link, now, next, wanted);
             if wanted {
                 (refresh, last_key) = (false, now);
             }
             next += 1;
         }
-        let due: Vec<_> = pacer.range(..(now + 1, 0)).map(|(&at, _)| at).collect();
+        let due: Vec<_> = link
+            .pacer
+            .range(..(now + 1, 0))
+            .map(|(&at, _)| at)
+            .collect();
         for at in due {
-            let body = pacer.remove(&at);
+            let body = link.pacer.remove(&at);
             link.send(now, body);
         }
         while let Some(again) = link.store.poll(link.at(now)) {
@@ -219,34 +228,24 @@ fn run(case: Case) -> Figures {
     figures(&link, &given, buffer.counters().hidden)
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one step of the model, told apart for its length"
-)]
-fn frame(
-    link: &mut Link,
-    encoder: &mut Encoder,
-    pacer: &mut BTreeMap<(u64, usize), Body>,
-    policy: &Policy,
-    parts: &[Bytes],
-    now: u64,
-    number: FrameNumber,
-    refresh: bool,
-) {
+fn frame(link: &mut Link, now: u64, number: FrameNumber, refresh: bool) {
     let count = link.case.fragments;
     let info = if refresh {
         key(number, count)
     } else {
         info(number, count)
     };
-    let plan = policy.plan(&info, false);
-    let parity = encoder.encode(&info, parts, plan.parity_shards, plan.window_frames);
+    let plan = link.policy.plan(&info, false);
+    let parts = link.parts.clone();
+    let parity = link
+        .encoder
+        .encode(&info, &parts, plan.parity_shards, plan.window_frames);
     let at = link.at(now);
     if refresh {
         link.store.abandon_before(CAMERA, number);
     }
     link.store
-        .on_frame(at, &info, parts.to_vec(), &parity, &plan);
+        .on_frame(at, &info, parts.clone(), &parity, &plan);
     link.picture_packets += u64::from(count);
     link.repair_packets += parity.len() as u64;
     let bodies: Vec<Body> = (0..count)
@@ -263,7 +262,7 @@ fn frame(
     // The frame leaves within 10 ms.
     let packets = bodies.len();
     for (index, body) in bodies.into_iter().enumerate() {
-        pacer.insert(
+        link.pacer.insert(
             (
                 now + (index * 10 / packets) as u64,
                 number as usize * 1_000 + index,
