@@ -28,7 +28,8 @@ fn limited(rate: u64, queue_bytes: usize, millis: u32) -> LinkConfig {
 fn rows(name: &str, seeds: u64, mut one: impl FnMut(u64) -> Row, check: impl Fn(&Row)) {
     for_seeds(seeds, |seed| {
         let row = one(seed);
-        println!("{name:<34} seed {seed}: {row}");
+        eprintln!("{name:<34} seed {seed}: {row}");
+        assert!(row.sent_of_estimate <= 1.02, "more than the estimate");
         check(&row);
     });
 }
@@ -246,7 +247,7 @@ fn two_calls_share() {
     for_seeds(2, |seed| {
         let (one, other) = run_two(seed, 60, Wire::new(limited(3_000_000, 75_000, 25), seed));
         let share = one.late_rate / (one.late_rate + other.late_rate);
-        println!("two calls at 3 Mbit/s, seed {seed}: share {share:.2}\n   {one}\n   {other}");
+        eprintln!("two calls at 3 Mbit/s, seed {seed}: share {share:.2}\n   {one}\n   {other}");
         assert!((0.35..=0.65).contains(&share), "{share}");
     });
 }

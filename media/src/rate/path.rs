@@ -362,6 +362,7 @@ impl Path {
     /// Forgets what was seen before a pause.
     pub(super) fn forget(&mut self) {
         self.reset_clocks();
+        self.delay = Delay::default();
         self.link.clear();
     }
 

@@ -34,17 +34,17 @@ const CAP: u64 = 2_650_000;
 
 /// What a call is like.
 #[derive(Clone)]
-pub struct Setup {
-    pub seed: u64,
-    pub seconds: f64,
-    pub round_trip: Duration,
-    pub report_loss: f64,
+pub(crate) struct Setup {
+    pub(crate) seed: u64,
+    pub(crate) seconds: f64,
+    pub(crate) round_trip: Duration,
+    pub(crate) report_loss: f64,
     /// When the capacity falls and when it is back, seconds.
-    pub marks: Option<(f64, f64)>,
+    pub(crate) marks: Option<(f64, f64)>,
 }
 
 impl Setup {
-    pub fn new(seed: u64, seconds: u32) -> Self {
+    pub(crate) fn new(seed: u64, seconds: u32) -> Self {
         Self {
             seed,
             seconds: seconds.into(),
@@ -54,7 +54,7 @@ impl Setup {
         }
     }
 
-    pub fn with_report_loss(self, report_loss: f64) -> Self {
+    pub(crate) fn with_report_loss(self, report_loss: f64) -> Self {
         Self {
             report_loss,
             ..self
@@ -86,7 +86,7 @@ struct Frame {
 }
 
 /// The call.
-pub struct Call {
+pub(crate) struct Call {
     setup: Setup,
     start: Instant,
     now: Instant,
@@ -117,14 +117,15 @@ pub struct Call {
     bytes_at: Vec<f64>,
     rates: Vec<(f64, f64)>,
     lost: usize,
+    sent_bytes: f64,
 }
 
 impl Call {
-    pub fn new(setup: Setup) -> Self {
+    pub(crate) fn new(setup: Setup) -> Self {
         Self::at(setup, Clock::new().now())
     }
 
-    pub fn at(setup: Setup, start: Instant) -> Self {
+    pub(crate) fn at(setup: Setup, start: Instant) -> Self {
         let source = PictureSize::new(1_280, 720).expect("even sides");
         let config = Config {
             cap_bits_per_sec: CAP,
@@ -165,6 +166,7 @@ impl Call {
             bytes_at: Vec::new(),
             rates: Vec::new(),
             lost: 0,
+            sent_bytes: 0.0,
             setup,
         };
         call.ladder.restart(start, call.shares.camera_bits_per_sec);
@@ -172,21 +174,21 @@ impl Call {
         call
     }
 
-    pub fn estimator(&self) -> &Estimator {
+    pub(crate) fn estimator(&self) -> &Estimator {
         &self.estimator
     }
 
-    pub fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Instant {
         self.now
     }
 
     /// Reports vanish.
-    pub fn cut_reports(&mut self, cut: bool) {
+    pub(crate) fn cut_reports(&mut self, cut: bool) {
         self.cut = cut;
     }
 
     /// Goes on until `seconds` after the start.
-    pub fn run_to(&mut self, wire: &mut Wire, seconds: f64) {
+    pub(crate) fn run_to(&mut self, wire: &mut Wire, seconds: f64) {
         let end = self.start + Duration::from_secs_f64(seconds.max(0.0));
         while self.now + TICK <= end {
             self.now += TICK;
@@ -242,6 +244,9 @@ impl Call {
         };
         self.estimator.on_sent(&sent);
         let bytes = packet.wire_bytes as usize;
+        if packet.class != Class::Probe {
+            self.sent_bytes += bytes as f64;
+        }
         match wire.send(self.now, bytes) {
             Some(at) => {
                 self.arrivals.push(Reverse((at, sequence, bytes, self.now)));
@@ -403,24 +408,17 @@ impl Call {
     fn on_events(&mut self) {
         while let Some(event) = self.estimator.poll_event() {
             self.set_rates();
+            let share = self.shares.camera_bits_per_sec;
+            if matches!(event, Event::Cliff { .. }) && self.ladder.on_cliff(self.now, share) {
+                self.pacer.flush_video(self.now);
+                self.need_key = true;
+            }
             match event {
-                Event::Cliff { .. } => {
-                    if self
-                        .ladder
-                        .on_cliff(self.now, self.shares.camera_bits_per_sec)
-                    {
-                        self.pacer.flush_video(self.now);
-                        self.need_key = true;
-                    }
-                }
                 Event::Drained => {
-                    self.need_key |= self
-                        .ladder
-                        .on_drained(self.now, self.shares.camera_bits_per_sec);
+                    self.need_key |= self.ladder.on_drained(self.now, share);
                 }
                 Event::Back { restarted: true } => {
-                    self.ladder
-                        .restart(self.now, self.shares.camera_bits_per_sec);
+                    self.ladder.restart(self.now, share);
                     self.need_key = true;
                 }
                 _ => {}
@@ -527,12 +525,12 @@ impl Call {
         }
     }
 
-    pub fn arrived_bytes_after(&self, seconds: f64) -> f64 {
+    pub(crate) fn arrived_bytes_after(&self, seconds: f64) -> f64 {
         self.bytes_at.iter().skip(seconds as usize).sum()
     }
 
     /// What came of it.
-    pub fn row(&self) -> Row {
+    pub(crate) fn row(&self) -> Row {
         let end = self.since(self.now);
         let done: Vec<(f64, f64)> = self
             .frames
@@ -570,6 +568,7 @@ impl Call {
             late_rate: mean(end - 20.0),
             arrived: self.arrived_bytes_after(5.0) * 8.0 / (end - 5.0),
             at_cap_after: first_at_cap.map_or(f64::INFINITY, |(at, _)| *at),
+            sent_of_estimate: self.sent_bytes * 8.0 / (mean(0.0) * end),
             loss: self.lost as f64 / self.sequence.max(1) as f64,
             cliffs: snapshot.cliffs,
             decreases: snapshot.decreases,

@@ -16,7 +16,7 @@ enum Fate {
 }
 
 /// The flow.
-pub struct Cubic {
+pub(crate) struct Cubic {
     one_way: Duration,
     starts_after: Duration,
     first: Option<Instant>,
@@ -33,7 +33,7 @@ pub struct Cubic {
 }
 
 impl Cubic {
-    pub fn new(one_way: Duration, starts_after: Duration) -> Self {
+    pub(crate) fn new(one_way: Duration, starts_after: Duration) -> Self {
         Self {
             one_way,
             starts_after,
@@ -51,16 +51,16 @@ impl Cubic {
     }
 
     /// From when on its share is counted, seconds: five after its start.
-    pub fn settled(&self) -> f64 {
+    pub(crate) fn settled(&self) -> f64 {
         self.starts_after.as_secs_f64() + 5.0
     }
 
     /// Bytes that arrived since then.
-    pub fn arrived_bytes(&self) -> f64 {
+    pub(crate) fn arrived_bytes(&self) -> f64 {
         self.arrived
     }
 
-    pub fn step(&mut self, now: Instant, wire: &mut Wire) {
+    pub(crate) fn step(&mut self, now: Instant, wire: &mut Wire) {
         let first = *self.first.get_or_insert(now);
         if now - first < self.starts_after {
             return;

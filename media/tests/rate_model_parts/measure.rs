@@ -4,24 +4,26 @@ use std::fmt;
 
 /// One run; times of latency in ms, all others in seconds, rates in bits a second.
 #[derive(Debug, Clone, Default)]
-pub struct Row {
-    pub video_p50: f64,
-    pub video_p95: f64,
-    pub audio_p95: f64,
-    pub shown: f64,
-    pub stall: f64,
-    pub longest_gap: f64,
-    pub rate_mean: f64,
-    pub late_rate: f64,
-    pub arrived: f64,
-    pub at_cap_after: f64,
-    pub low_again_after: f64,
-    pub back_after: f64,
-    pub share: f64,
-    pub loss: f64,
-    pub cliffs: u64,
-    pub decreases: u64,
-    pub probes: (u64, u64),
+pub(crate) struct Row {
+    pub(crate) video_p50: f64,
+    pub(crate) video_p95: f64,
+    pub(crate) audio_p95: f64,
+    pub(crate) shown: f64,
+    pub(crate) stall: f64,
+    pub(crate) longest_gap: f64,
+    pub(crate) rate_mean: f64,
+    pub(crate) late_rate: f64,
+    pub(crate) arrived: f64,
+    pub(crate) at_cap_after: f64,
+    pub(crate) low_again_after: f64,
+    pub(crate) back_after: f64,
+    pub(crate) share: f64,
+    pub(crate) loss: f64,
+    /// What was sent, probes aside, as a share of the integral of the estimate.
+    pub(crate) sent_of_estimate: f64,
+    pub(crate) cliffs: u64,
+    pub(crate) decreases: u64,
+    pub(crate) probes: (u64, u64),
 }
 
 impl fmt::Display for Row {
@@ -60,7 +62,7 @@ impl fmt::Display for Row {
 }
 
 /// The value below which `share` of them lie; 0 without any.
-pub fn percentile(values: &mut [f64], share: f64) -> f64 {
+pub(crate) fn percentile(values: &mut [f64], share: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let index = (values.len() as f64 * share) as usize;
     values

@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use p2p_net_sim::Clock;
 
-pub use call::{Call, Setup};
-pub use cubic::Cubic;
-pub use measure::Row;
-pub use wire::Wire;
+pub(crate) use call::{Call, Setup};
+pub(crate) use cubic::Cubic;
+pub(crate) use measure::Row;
+pub(crate) use wire::Wire;
 
 /// The model's step: as often as the pacer is woken.
-pub const TICK: Duration = Duration::from_millis(1);
+pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// The second of two calls begins so much later.
 const LATER: Duration = Duration::from_secs(5);
 
 /// One call alone.
-pub fn run(setup: Setup, mut wire: Wire) -> Row {
+pub(crate) fn run(setup: Setup, mut wire: Wire) -> Row {
     let seconds = setup.seconds;
     let mut call = Call::new(setup);
     call.run_to(&mut wire, seconds);
@@ -29,7 +29,7 @@ pub fn run(setup: Setup, mut wire: Wire) -> Row {
 }
 
 /// One call beside a flow that fills the queue.
-pub fn run_beside(setup: Setup, mut wire: Wire, mut cubic: Cubic) -> Row {
+pub(crate) fn run_beside(setup: Setup, mut wire: Wire, mut cubic: Cubic) -> Row {
     let seconds = setup.seconds;
     let mut call = Call::new(setup);
     let mut at = 0.0;
@@ -46,7 +46,7 @@ pub fn run_beside(setup: Setup, mut wire: Wire, mut cubic: Cubic) -> Row {
 }
 
 /// Two calls over one wire.
-pub fn run_two(seed: u64, seconds: u32, mut wire: Wire) -> (Row, Row) {
+pub(crate) fn run_two(seed: u64, seconds: u32, mut wire: Wire) -> (Row, Row) {
     let start = Clock::new().now();
     let mut one = Call::at(Setup::new(seed, seconds), start);
     let mut other = Call::at(Setup::new(seed + 1_000, seconds), start + LATER);

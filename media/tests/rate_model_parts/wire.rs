@@ -26,7 +26,7 @@ struct Policer {
 }
 
 /// One direction.
-pub struct Wire {
+pub(crate) struct Wire {
     link: Link,
     start: Option<Instant>,
     random: Xoshiro256PlusPlus,
@@ -38,7 +38,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub fn new(link: LinkConfig, seed: u64) -> Self {
+    pub(crate) fn new(link: LinkConfig, seed: u64) -> Self {
         Self {
             link: Link::new(link, seed),
             start: None,
@@ -52,7 +52,7 @@ impl Wire {
     }
 
     /// A queue of so many bytes, served at a rate that follows the time.
-    pub fn scheduled(
+    pub(crate) fn scheduled(
         link: LinkConfig,
         seed: u64,
         queue_bytes: usize,
@@ -69,7 +69,7 @@ impl Wire {
     }
 
     /// What comes faster than this is dropped, but for so many bytes.
-    pub fn with_policer(self, rate: f64, burst: f64) -> Self {
+    pub(crate) fn with_policer(self, rate: f64, burst: f64) -> Self {
         Self {
             policer: Some((rate, burst, None)),
             ..self
@@ -77,7 +77,7 @@ impl Wire {
     }
 
     /// Exponential, with this mean; packets keep their order or overtake each other.
-    pub fn with_jitter(self, jitter_millis: f64, in_order: bool) -> Self {
+    pub(crate) fn with_jitter(self, jitter_millis: f64, in_order: bool) -> Self {
         Self {
             jitter_millis,
             in_order,
@@ -86,7 +86,7 @@ impl Wire {
     }
 
     /// When the packet arrives, if it does.
-    pub fn send(&mut self, now: Instant, wire_bytes: usize) -> Option<Instant> {
+    pub(crate) fn send(&mut self, now: Instant, wire_bytes: usize) -> Option<Instant> {
         let start = *self.start.get_or_insert(now);
         if !self.passes(now, wire_bytes as f64) {
             return None;
