@@ -217,3 +217,118 @@ fn correlation(first: &[f32], second: &[f32]) -> f32 {
         0.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOIN: Join = Join {
+        likeness: 0.9,
+        quiet: 0.001,
+    };
+
+    fn tone(frequency: f32, from: usize, samples: usize) -> Vec<f32> {
+        let turn = std::f32::consts::TAU * frequency / 48_000.0;
+        (from..from + samples)
+            .map(|at| 0.4 * (at as f32 * turn).sin() + 0.2 * (at as f32 * 2.0 * turn).sin())
+            .collect()
+    }
+
+    fn noise(samples: usize) -> Vec<f32> {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 16_777_216.0 - 0.5
+        };
+        (0..samples).map(|_| next()).collect()
+    }
+
+    fn largest_step(line: &[f32]) -> f32 {
+        let steps = line.windows(2).map(|pair| (pair[1] - pair[0]).abs());
+        steps.fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn whole_periods_go_and_come() {
+        let mut stretcher = Stretcher::new();
+        for frequency in [80.0, 123.4, 220.0, 390.0] {
+            let period = 48_000.0 / frequency;
+            let whole = tone(frequency, 0, 2 * WINDOW);
+            let smooth = largest_step(&whole);
+            let mut line = whole.clone();
+            let gone = stretcher.accelerate(&mut line, WINDOW, MAX_LAG, JOIN);
+            assert_eq!(line.len() + gone, whole.len());
+            let periods = gone as f32 / period;
+            assert!(
+                gone > 0 && (periods - periods.round()).abs() < 0.03,
+                "{frequency}: {gone}"
+            );
+            assert!(largest_step(&line) < smooth * 1.1, "{frequency}");
+            // What is before, and the first sample behind, are as they were.
+            assert_eq!(line[..WINDOW], whole[..WINDOW]);
+
+            let mut line = whole.clone();
+            let come = stretcher.expand(&mut line, WINDOW, MAX_LAG, JOIN);
+            assert_eq!(line.len(), whole.len() + come);
+            let periods = come as f32 / period;
+            assert!(
+                come > 0 && (periods - periods.round()).abs() < 0.03,
+                "{frequency}: {come}"
+            );
+            assert!(largest_step(&line) < smooth * 1.1, "{frequency}");
+            assert_eq!(line[WINDOW + come..], whole[WINDOW..]);
+        }
+    }
+
+    #[test]
+    fn noise_is_left_alone_and_silence_is_cut_anywhere() {
+        let mut stretcher = Stretcher::new();
+        let mut line = noise(2 * WINDOW);
+        assert_eq!(stretcher.accelerate(&mut line, WINDOW, MAX_LAG, JOIN), 0);
+        assert_eq!(stretcher.expand(&mut line, WINDOW, MAX_LAG, JOIN), 0);
+        assert_eq!(line.len(), 2 * WINDOW);
+        let mut line = vec![0.0; 2 * WINDOW];
+        assert_eq!(stretcher.accelerate(&mut line, WINDOW, 500, JOIN), 500);
+        assert_eq!(stretcher.expand(&mut line, WINDOW, 300, JOIN), 300);
+    }
+
+    #[test]
+    fn too_little_sound_is_not_touched() {
+        let mut stretcher = Stretcher::new();
+        for samples in [0, 1, 100, 239] {
+            let mut line = tone(200.0, 0, WINDOW + samples);
+            assert_eq!(stretcher.accelerate(&mut line, WINDOW, MAX_LAG, JOIN), 0);
+            assert_eq!(stretcher.expand(&mut line, 100, MAX_LAG, JOIN), 0);
+        }
+        let mut line = tone(200.0, 0, 2 * WINDOW);
+        assert_eq!(
+            stretcher.accelerate(&mut line, WINDOW, MIN_LAG - 1, JOIN),
+            0
+        );
+        assert_eq!(
+            stretcher.accelerate(&mut line, 9 * WINDOW, MAX_LAG, JOIN),
+            0
+        );
+    }
+
+    #[test]
+    fn what_does_not_follow_is_joined_without_a_click() {
+        let mut stretcher = Stretcher::new();
+        for (jump, most) in [(0, 0), (37, 0), (90, JOINT), (150, JOINT)] {
+            let line = tone(200.0, 0, WINDOW);
+            let mut sound = tone(200.0, WINDOW + jump, 960);
+            let smooth = largest_step(&line);
+            let left_out = stretcher.join(&line, &mut sound, most);
+            assert_eq!(sound.len() + left_out, 960);
+            assert!(left_out <= most, "{jump}");
+            let whole = [line, sound].concat();
+            let step = largest_step(&whole);
+            assert!(step < smooth * 1.5, "{jump} {most}: {step} of {smooth}");
+            // In phase again where that may be chosen: 240 samples are a period.
+            assert!(
+                most == 0 || (left_out + jump).abs_diff(240) < 8,
+                "{jump}: {left_out}"
+            );
+        }
+    }
+}

@@ -33,6 +33,8 @@ const MOST_INSERTED: usize = 10 * SAMPLES_PER_MILLI;
 const FAST_FACTOR: i64 = 4;
 /// Missing sound of this length (40 ms) is worth a wait for its resend; what is shorter is concealed well.
 const REPAIR_TICKS: i64 = 1_920;
+/// Opus restores multiples of 2.5 ms.
+const FEC_STEP: usize = 120;
 /// How often it is shortened otherwise.
 const ACCELERATE_EVERY: Duration = Duration::from_millis(40);
 /// How often it is lengthened.
@@ -128,22 +130,29 @@ impl AudioBuffer {
 
     /// Restores the `left` samples before the first frame from what it holds of them.
     fn restore(&mut self, left: i64, decoder: &mut dyn SoundDecoder) -> bool {
-        let Some(first) = self.queue.first() else {
+        let (Some(first), Ok(left)) = (self.queue.first(), usize::try_from(left)) else {
             return false;
         };
-        let fits = (left - i64::from(first.samples)).abs() <= i64::from(SAMPLES_PER_MILLI as u32);
-        if !fits {
+        let one = first.samples as usize;
+        let samples = if left.abs_diff(one) <= SAMPLES_PER_MILLI {
+            one
+        } else {
+            left / FEC_STEP * FEC_STEP
+        };
+        if samples < one || samples > MAX_FRAME as usize {
             return false;
         }
         self.decoded.clear();
-        let restored = decoder.decode_fec(&first.data, first.samples as usize, &mut self.decoded);
+        let restored = decoder.decode_fec(&first.data, samples, &mut self.decoded);
         if !matches!(restored, Ok(true)) || self.decoded.is_empty() {
             return false;
         }
-        self.append(MAX_FRAME as usize);
+        self.append(0);
         let (frames, _) = self.queue.skip();
-        self.stats.frames_missing += frames.saturating_sub(1).min(MAX_QUEUED as u64);
-        self.stats.frames_from_fec += 1;
+        let frames = frames.min(MAX_QUEUED as u64);
+        let restored = frames.min((samples / one) as u64);
+        self.stats.frames_missing += frames - restored;
+        self.stats.frames_from_fec += restored;
         true
     }
 

@@ -338,6 +338,16 @@ fn a_lost_frame_costs_its_own_length() {
     assert_eq!((stats.frames_from_fec, stats.frames_missing), (19, 0));
     assert_eq!(stats.concealed_samples, 0);
     assert!(run.largest_step(100) < STEP * 1.3);
+    // Several at once, too, with deep redundancy.
+    let mut run = Run::new(tone);
+    run.decoder.fec = true;
+    run.buffer.set_repair_delay(Duration::from_millis(50));
+    run.send_all(0..1_000, &[], |index| (index % 50 < 46).then_some(25.0));
+    run.until(9_950);
+    let stats = run.stats();
+    assert_eq!((stats.frames_from_fec, stats.frames_missing), (19 * 4, 0));
+    assert_eq!(stats.concealed_samples, 0);
+    assert!(run.largest_step(100) < STEP * 1.3);
 }
 
 #[test]
