@@ -7,6 +7,8 @@ mod rate_model_parts;
 use std::time::Duration;
 
 use p2p_net_sim::{LinkConfig, Loss, for_seeds};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use rate_model_parts::{Call, Cubic, Row, Setup, Wire, run, run_beside, run_two};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -249,6 +251,45 @@ fn two_calls_share() {
         let share = one.late_rate / (one.late_rate + other.late_rate);
         eprintln!("two calls at 3 Mbit/s, seed {seed}: share {share:.2}\n   {one}\n   {other}");
         assert!((0.35..=0.65).contains(&share), "{share}");
+    });
+}
+
+/// Links that nobody chose: nothing may be tuned to those above.
+#[test]
+fn drawn_at_random() {
+    for_seeds(20, |seed| {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let rate = 200_000.0 * 100f64.powf(random.random());
+        let queue = rate / 8.0 * random.random_range(0.06..0.5);
+        let one_way = random.random_range(5..150);
+        let loss = if seed % 2 == 0 {
+            0.0
+        } else {
+            random.random_range(0.0..0.25)
+        };
+        let link = limited(rate as u64, queue as usize + 3_000, one_way);
+        let link = link
+            .with_loss(Loss::Random(loss))
+            .with_jitter(random.random_range(0..20) * MILLI);
+        let setup = Setup {
+            round_trip: 2 * one_way * MILLI,
+            ..Setup::new(seed, 20).with_report_loss(loss)
+        };
+        let row = run(setup, Wire::new(link, seed));
+        let most = rate.min(CAP as f64);
+        eprintln!(
+            "{:5.0} kbit/s, {:3.0} ms queue, {one_way:3} ms, loss {:2.0} %, seed {seed}: {:.2} of it: {row}",
+            rate / 1e3,
+            queue * 8e3 / rate,
+            100.0 * loss,
+            row.rate_mean / most,
+        );
+        let share = row.rate_mean / most;
+        assert!((0.65..=1.0).contains(&share), "of the link: {share}");
+        // Jitter is at most 20 ms, a picture of 30 a second at most 33 on the slowest link.
+        let way = f64::from(one_way);
+        assert!(row.video_p50 <= way + 70.0 && row.audio_p95 <= way + 190.0);
+        assert!(row.sent_of_estimate <= 1.05, "more than the estimate");
     });
 }
 
