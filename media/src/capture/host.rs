@@ -287,27 +287,24 @@ impl Found {
     /// Opens the device for input. `make` is asked for the receiver of samples, once for each attempt.
     pub(crate) fn open_input<H: Hear>(
         &self,
-        mut make: impl FnMut(Shape) -> (H, Alarm),
+        make: impl FnMut(Shape) -> (H, Alarm),
     ) -> Result<(Stream, Shape), CaptureError> {
-        self.open(
-            |shape| make(shape),
-            |device, config, format, (hear, alarm)| match format {
-                SampleFormat::F32 => input::<f32, H>(device, config, hear, alarm),
-                SampleFormat::I16 => input::<i16, H>(device, config, hear, alarm),
-                SampleFormat::I32 => input::<i32, H>(device, config, hear, alarm),
-                SampleFormat::U8 => input::<u8, H>(device, config, hear, alarm),
-                _ => Err(Error::new(ErrorKind::UnsupportedConfig)),
-            },
-        )
+        self.open(make, |device, config, format, (hear, alarm)| match format {
+            SampleFormat::F32 => input::<f32, H>(device, config, hear, alarm),
+            SampleFormat::I16 => input::<i16, H>(device, config, hear, alarm),
+            SampleFormat::I32 => input::<i32, H>(device, config, hear, alarm),
+            SampleFormat::U8 => input::<u8, H>(device, config, hear, alarm),
+            _ => Err(Error::new(ErrorKind::UnsupportedConfig)),
+        })
     }
 
     /// Opens the device for output. `make` is asked for the giver of samples, once for each attempt.
     pub(crate) fn open_output<S: Speak>(
         &self,
-        mut make: impl FnMut(Shape) -> (S, Alarm),
+        make: impl FnMut(Shape) -> (S, Alarm),
     ) -> Result<(Stream, Shape), CaptureError> {
         self.open(
-            |shape| make(shape),
+            make,
             |device, config, format, (speak, alarm)| match format {
                 SampleFormat::F32 => output::<f32, S>(device, config, speak, alarm),
                 SampleFormat::I16 => output::<i16, S>(device, config, speak, alarm),

@@ -230,7 +230,7 @@ fn template(falling: bool) -> Vec<f32> {
     template
 }
 
-const _: () = assert!(CHIRP % DECIMATE == 0 && BLOCK.is_multiple_of(DECIMATE));
+const _: () = assert!(CHIRP.is_multiple_of(DECIMATE) && BLOCK.is_multiple_of(DECIMATE));
 
 #[cfg(test)]
 mod tests {

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use cpal::Stream;
 
 use super::{
-    BLOCK, CaptureClock, CaptureError, Resampler, SampleClock, SoundBlock, SoundInfo, SoundSource,
+    BLOCK, CaptureClock, CaptureError, Resampler, SoundBlock, SoundInfo, SoundSource,
     host::{self, Hear, Shape, Way},
     ring::{RingReader, RingWriter, ring},
 };
-use crate::AudioTime;
+use crate::{AudioTime, sync};
 
 /// Sound that may wait for its reader, milliseconds; older sound is dropped.
 const KEPT_MILLIS: u32 = 200;
@@ -33,13 +33,12 @@ pub(super) struct MicrophoneSource {
     raw: Vec<f32>,
     /// 48 kHz, not yet read.
     waiting: Vec<f32>,
-    clock: CaptureClock,
-    samples: SampleClock,
+    fit: sync::CaptureClock,
+    /// The samples that came until the last hand-over, at 48 kHz, and the time of the next one.
+    anchor: (u64, AudioTime),
     /// Samples of the device that were taken off the ring, or dropped there.
     consumed: u64,
     dropped: u64,
-    overflow: u64,
-    next_time: Option<AudioTime>,
     last_came: Instant,
 }
 
@@ -52,12 +51,9 @@ struct Mix {
 impl Hear for Mix {
     fn hear<T: Copy>(&mut self, samples: &[T], convert: fn(T) -> f32) {
         let frames = samples.chunks_exact(self.shape.channels);
-        let took = Duration::from_secs(frames.len() as u64) / self.shape.rate.max(1);
-        let now = Instant::now();
-        let at = now.checked_sub(took).unwrap_or(now);
         let share = 1.0 / self.shape.channels as f32;
         self.ring.write_at(
-            at,
+            Instant::now(),
             frames.map(|frame| frame.iter().map(|&sample| convert(sample)).sum::<f32>() * share),
         );
     }
@@ -88,6 +84,7 @@ pub(super) fn open(
     };
     let ring = ends.ok_or_else(|| format("it has none".to_owned()))?;
     let resampler = Resampler::new(shape.rate, 48_000).map_err(format)?;
+    let now = Instant::now();
     Ok(MicrophoneSource {
         _stream: stream,
         shape,
@@ -95,13 +92,11 @@ pub(super) fn open(
         resampler,
         raw: vec![0.0; millis(shape.rate, 10)],
         waiting: Vec::with_capacity(4 * BLOCK),
-        clock,
-        samples: SampleClock::new(shape.rate),
+        fit: sync::CaptureClock::new(clock.audio(now), now),
+        anchor: (0, clock.audio(now)),
         consumed: 0,
         dropped: 0,
-        overflow: 0,
-        next_time: None,
-        last_came: Instant::now(),
+        last_came: now,
         name: found.name,
     })
 }
@@ -115,11 +110,13 @@ impl MicrophoneSource {
     /// Learns when samples came, and drops those that waited for too long.
     fn look(&mut self) {
         while let Some(arrival) = self.ring.arrival() {
-            if arrival.lost != self.overflow {
-                self.overflow = arrival.lost;
-                self.samples.restart();
-            }
-            self.samples.observe(arrival.sample, arrival.at);
+            let samples = self.at_48(arrival.samples);
+            let came = samples.saturating_sub(self.anchor.0);
+            let first = self
+                .fit
+                .on_samples(arrival.at, u32::try_from(came).unwrap_or(u32::MAX));
+            let next = first.checked_add_ticks(came).unwrap_or(first);
+            self.anchor = (samples, next);
             self.last_came = Instant::now();
         }
         let kept = millis(self.shape.rate, KEPT_MILLIS);
@@ -131,20 +128,20 @@ impl MicrophoneSource {
         }
     }
 
-    /// When the first of the waiting samples was captured.
+    /// As many samples of the device at 48 kHz.
+    fn at_48(&self, samples: u64) -> u64 {
+        samples * 48_000 / u64::from(self.shape.rate.max(1))
+    }
+
+    /// When the first of the waiting samples was captured: counted from the last hand-over.
     fn time(&self) -> AudioTime {
-        let rate = u64::from(self.shape.rate);
-        let held = self.resampler.held() as u64 + self.waiting.len() as u64 * rate / 48_000;
-        let first = self.consumed.saturating_sub(held);
-        let measured = self
-            .samples
-            .moment(first)
-            .map(|moment| self.clock.audio(moment));
-        match (self.next_time, measured) {
-            (Some(expected), Some(measured)) => SampleClock::follow(expected, measured),
-            (Some(time), None) | (None, Some(time)) => time,
-            (None, None) => self.clock.audio(Instant::now()),
-        }
+        let held = self.resampler.held() as u64;
+        let first = self
+            .at_48(self.consumed.saturating_sub(held))
+            .saturating_sub(self.waiting.len() as u64);
+        let (samples, time) = self.anchor;
+        let ticks = time.ticks().saturating_add(first).saturating_sub(samples);
+        AudioTime::from_ticks(ticks)
     }
 
     /// Takes 10 ms off the ring.
@@ -167,7 +164,6 @@ impl SoundSource for MicrophoneSource {
             self.look();
             if self.waiting.len() >= BLOCK {
                 let time = self.time();
-                self.next_time = time.checked_add_ticks(BLOCK as u64);
                 block.copy_from_slice(&self.waiting[..BLOCK]);
                 self.waiting.drain(..BLOCK);
                 return Ok(Some(time));
@@ -197,7 +193,6 @@ impl SoundSource for MicrophoneSource {
     }
 
     fn lost(&self) -> u64 {
-        let lost = self.dropped + self.ring.overflow();
-        lost * 48_000 / u64::from(self.shape.rate.max(1))
+        self.at_48(self.dropped + self.ring.overflow())
     }
 }

@@ -39,7 +39,7 @@ use crate::{AudioTime, Picture, PictureSize};
 pub(crate) use self::open::built_without;
 pub(crate) use self::resample::Resampler;
 pub use self::{
-    clock::{CaptureClock, SampleClock},
+    clock::CaptureClock,
     devices::{Camera, Devices, Screen, SoundDevice, Window, list},
     error::CaptureError,
     marks::{MARK_PERIOD, Mark, MarkFinder, Tone},

@@ -35,12 +35,10 @@ pub(crate) enum Trouble {
 /// Samples that came at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrival {
-    /// Number of the first of them, counted from the opening; lost ones are not counted.
-    pub(crate) sample: u64,
-    /// When that one was captured, as far as the device tells.
+    /// Samples that came until then, counted from the opening; lost ones are not counted.
+    pub(crate) samples: u64,
+    /// When the device handed them over.
     pub(crate) at: Instant,
-    /// Samples lost up to then, since the ring was full.
-    pub(crate) lost: u64,
 }
 
 #[derive(Debug, Default)]
@@ -125,16 +123,15 @@ impl RingWriter {
         self.shared.wake();
     }
 
-    /// The same, for samples the first of which was captured `at` a moment. Neither waits nor allocates.
+    /// The same, for samples that the device handed over `at` a moment. Neither waits nor allocates.
     pub(crate) fn write_at(&mut self, at: Instant, samples: impl ExactSizeIterator<Item = f32>) {
+        self.write(samples);
         let arrival = Arrival {
-            sample: self.written,
+            samples: self.written,
             at,
-            lost: self.shared.overflow.load(Ordering::Relaxed),
         };
         // One that finds no room is one observation less.
         let _ = self.arrivals.try_push(arrival);
-        self.write(samples);
     }
 
     /// Samples that wait to be read.
@@ -264,9 +261,9 @@ mod tests {
         writer.write_at(at, (0..10).map(|n| n as f32));
         assert_eq!(reader.overflow(), 60);
         let arrivals: Vec<_> = std::iter::from_fn(|| reader.arrival())
-            .map(|arrival| (arrival.sample, arrival.lost))
+            .map(|arrival| arrival.samples)
             .collect();
-        assert_eq!(arrivals, [(0, 0), (100, 50)]);
+        assert_eq!(arrivals, [100, 100]);
         reader.skip(90);
         let mut rest = [0.0; 100];
         assert_eq!(reader.take(&mut rest), 10);
