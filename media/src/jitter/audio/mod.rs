@@ -305,7 +305,7 @@ impl AudioBuffer {
     }
 
     /// Wait at least so long after the fastest packets: for copies that come later, for resends that are on
-    /// their way (media.md's table of repairs by loss).
+    /// their way.
     pub fn set_repair_delay(&mut self, delay: Duration) {
         self.repair_delay = delay.min(MAX_TARGET);
     }
