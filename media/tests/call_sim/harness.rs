@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use media::call::{BufferState, Call, Config, EncoderOrder, Event, Input, Output, Subject};
 use media::jitter::{AudioBuffer, PULL_SAMPLES, SoundDecodeError, SoundDecoder};
+use media::rate::SkipReason;
 use media::stats::{Snapshot, quantile};
 use media::{
     AudioTime, CAMERA, EncodedPicture, EncodedSound, FrameNumber, PathState, PictureSize,
@@ -17,7 +18,7 @@ use p2p_net_sim::{Link, LinkConfig};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-pub const MILLI: Duration = Duration::from_millis(1);
+pub(crate) const MILLI: Duration = Duration::from_millis(1);
 /// Bytes that QUIC adds to a datagram of ours before UDP; the link adds IP's and UDP's.
 const QUIC_BYTES: usize = 30;
 /// From capture to encoded, of 720p on a shared machine.
@@ -29,18 +30,16 @@ const LOOK_AHEAD: Duration = Duration::from_micros(6_500);
 
 /// What happens at a moment of a scenario.
 #[derive(Debug, Clone, Copy)]
-pub enum Change {
+pub(crate) enum Change {
     /// Both directions from now on.
     Link(LinkConfig),
-    /// Only the one from the first to the second end.
-    Forward(LinkConfig),
     /// The path changes, for both ends.
     Path(PathState),
 }
 
 /// A call of so many seconds.
 #[derive(Debug, Clone)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     pub name: &'static str,
     pub seconds: u64,
     pub link: LinkConfig,
@@ -51,12 +50,14 @@ pub struct Scenario {
     pub start_bits_per_sec: u64,
     /// The first end's clock runs faster by this.
     pub skew_ppm: i64,
+    /// Both ends send pictures; else only the first.
+    pub two_way: bool,
     /// Counters begin shortly before they wrap.
     pub near_wraps: bool,
 }
 
 impl Scenario {
-    pub fn new(name: &'static str, seconds: u64, link: LinkConfig) -> Self {
+    pub(crate) fn new(name: &'static str, seconds: u64, link: LinkConfig) -> Self {
         Self {
             name,
             seconds,
@@ -66,12 +67,13 @@ impl Scenario {
             from_millis: 3_000,
             start_bits_per_sec: 600_000,
             skew_ppm: 0,
+            two_way: false,
             near_wraps: false,
         }
     }
 }
 
-pub fn path(relayed: bool, epoch: u32) -> PathState {
+pub(crate) fn path(relayed: bool, epoch: u32) -> PathState {
     PathState {
         epoch,
         relayed,
@@ -83,7 +85,7 @@ pub fn path(relayed: bool, epoch: u32) -> PathState {
 
 /// What came of the pictures and the sound of one direction.
 #[derive(Debug, Clone, Default)]
-pub struct Quality {
+pub(crate) struct Quality {
     pub captured: u64,
     pub shown: u64,
     pub p50: f64,
@@ -96,14 +98,13 @@ pub struct Quality {
     pub first_720p: Option<f64>,
     /// (captured, latency) of each shown picture, seconds and ms.
     pub pictures: Vec<(f64, f64)>,
-    /// (time, latency) of sound, likewise.
-    pub sound: Vec<(f64, f64)>,
     /// (time, estimate bits/s, acked) each 100 ms.
     pub estimates: Vec<(f64, u64)>,
     pub snapshot: Snapshot,
     pub peer: Snapshot,
     pub events: Vec<(f64, Event)>,
     pub log: Vec<String>,
+    pub skips: HashMap<SkipReason, u64>,
 }
 
 /// Silence that knows how long it is.
@@ -139,7 +140,8 @@ enum Happens {
     Encoded(usize, EncodedPicture, Instant),
     Sounds(usize),
     Pulls(usize),
-    Decoded(usize, FrameNumber, VideoTime, Instant),
+    Decoded(usize, FrameNumber),
+    Shows(usize, VideoTime),
     Changes(Change),
     Samples,
 }
@@ -150,7 +152,6 @@ struct End {
     key_wanted: bool,
     sound_frame: Duration,
     sound_rate: u64,
-    sound_debt: Duration,
     buffer: AudioBuffer,
     origin_ticks: u64,
     audio_ticks: u64,
@@ -166,9 +167,10 @@ struct End {
     key_owed: f64,
     modes: Vec<String>,
     frame_index: u64,
+    skips: HashMap<SkipReason, u64>,
 }
 
-pub struct World {
+pub(crate) struct World {
     start: Instant,
     now: Instant,
     ends: [End; 2],
@@ -180,10 +182,8 @@ pub struct World {
     wakeups: u64,
 }
 
-const FRAME_TICKS: u64 = 3_000;
-
 impl World {
-    pub fn new(scenario: Scenario) -> Self {
+    pub(crate) fn new(scenario: Scenario) -> Self {
         let start = Instant::now();
         let end = |index: u64| {
             let mut config = Config::new(path(false, 0));
@@ -200,7 +200,6 @@ impl World {
                 key_wanted: true,
                 sound_frame: 10 * MILLI,
                 sound_rate: 32_000,
-                sound_debt: Duration::ZERO,
                 buffer: AudioBuffer::new(),
                 origin_ticks: first,
                 audio_ticks: first,
@@ -216,6 +215,7 @@ impl World {
                 key_owed: 0.0,
                 modes: Vec::new(),
                 frame_index: 0,
+                skips: HashMap::new(),
             }
         };
         let links = [
@@ -240,9 +240,11 @@ impl World {
                 subject: Subject::Camera,
                 source: size,
             };
-            world.input(index, on);
+            if index == 0 || world.scenario.two_way {
+                world.input(index, on);
+                world.at(start + MILLI, Happens::Captures(index));
+            }
             world.input(index, Input::SoundOn(true));
-            world.at(start + MILLI, Happens::Captures(index));
             world.at(start + 10 * MILLI, Happens::Sounds(index));
             world.at(start + 3 * MILLI, Happens::Pulls(index));
         }
@@ -261,7 +263,7 @@ impl World {
     }
 
     /// Runs to the end; the quality of what the first end sent.
-    pub fn run(mut self) -> Quality {
+    pub(crate) fn run(mut self) -> Quality {
         let end = self.start + Duration::from_secs(self.scenario.seconds);
         loop {
             let event = self.queue.peek().map(|Reverse((at, _))| *at);
@@ -306,39 +308,16 @@ impl World {
             }
             Happens::Sounds(index) => self.sound(index),
             Happens::Pulls(index) => self.pull(index),
-            Happens::Decoded(index, frame, time, at) => {
-                let other = &self.ends[1 - index];
-                let ticks = time.ticks() as u32;
-                let stamp = other
-                    .captured
-                    .iter()
-                    .rev()
-                    .find(|(known, _)| **known as u32 == ticks)
-                    .map(|(_, at)| *at);
-                let now = self.now;
-                self.input(
-                    index,
-                    Input::Decoded {
-                        stream: CAMERA,
-                        frame,
-                        ok: true,
-                        took: DECODE,
-                    },
-                );
-                self.input(
-                    index,
-                    Input::Shown {
-                        stream: CAMERA,
-                        time,
-                        at: now,
-                    },
-                );
-                let _ = at;
-                if let Some(captured) = stamp {
-                    let latency = now.saturating_duration_since(captured);
-                    self.ends[index].shown.push((captured, latency));
-                }
+            Happens::Decoded(index, frame) => {
+                let decoded = Input::Decoded {
+                    stream: CAMERA,
+                    frame,
+                    ok: true,
+                    took: DECODE,
+                };
+                self.input(index, decoded);
             }
+            Happens::Shows(index, time) => self.show(index, time),
             Happens::Changes(change) => self.change(change),
             Happens::Samples => {
                 let now = self.now;
@@ -352,13 +331,29 @@ impl World {
         }
     }
 
+    fn show(&mut self, index: usize, time: VideoTime) {
+        let now = self.now;
+        let ticks = time.ticks() as u32;
+        let mut captured = self.ends[1 - index].captured.iter().rev();
+        let stamp = captured.find(|(known, _)| **known as u32 == ticks);
+        if let Some((_, captured)) = stamp {
+            let seen = (*captured, now.saturating_duration_since(*captured));
+            self.ends[index].shown.push(seen);
+        }
+        let shown = Input::Shown {
+            stream: CAMERA,
+            time,
+            at: now,
+        };
+        self.input(index, shown);
+    }
+
     fn change(&mut self, change: Change) {
         match change {
             Change::Link(link) => {
                 self.links[0].set_config(link);
                 self.links[1].set_config(link);
             }
-            Change::Forward(link) => self.links[0].set_config(link),
             Change::Path(path) => {
                 self.input(0, Input::Path(path));
                 self.input(1, Input::Path(path));
@@ -387,7 +382,11 @@ impl World {
         if end.captured.len() > 3_000 {
             end.captured.pop_first();
         }
-        if thin || end.order.is_none() || end.call.skips(CAMERA).is_some() {
+        let skips = end.call.skips(CAMERA);
+        if let Some(reason) = skips {
+            *end.skips.entry(reason).or_default() += 1;
+        }
+        if thin || end.order.is_none() || skips.is_some() {
             self.input(index, Input::Skipped(CAMERA));
             return;
         }
@@ -517,10 +516,11 @@ impl World {
                     || reference.is_some_and(|number| end.decodes.contains_key(&number));
                 assert!(decodable, "frame {number} came before its reference");
                 assert!(end.decodes.insert(number, true).is_none(), "{number} came twice");
-                let shows = frame.show;
-                let at = (now + DECODE).max(frame.render_at);
-                let _ = shows;
-                self.at(at, Happens::Decoded(index, number, frame.info.time, now));
+                self.at(now + DECODE, Happens::Decoded(index, number));
+                if frame.show {
+                    let at = (now + DECODE).max(frame.render_at);
+                    self.at(at, Happens::Shows(index, frame.info.time));
+                }
             }
             Output::Sound { body, arrival } => {
                 self.ends[index].buffer.insert(arrival, &body);
@@ -591,16 +591,12 @@ impl World {
                 .iter()
                 .map(|(at, latency)| (since(*at), millis(*latency)))
                 .collect(),
-            sound: self.ends[1]
-                .heard
-                .iter()
-                .map(|(at, latency)| (since(*at), millis(*latency)))
-                .collect(),
             estimates: self.ends[0].estimates.iter().map(|(at, e)| (since(*at), *e)).collect(),
             events: self.ends[1].events.iter().map(|(at, e)| (since(*at), *e)).collect(),
             snapshot,
             peer,
             log,
+            skips: self.ends[0].skips.clone(),
         }
     }
 }
@@ -617,14 +613,14 @@ fn key_bytes(size: PictureSize) -> u32 {
 }
 
 /// Runs a scenario and prints its line.
-pub fn run(scenario: Scenario) -> Quality {
+pub(crate) fn run(scenario: Scenario) -> Quality {
     let name = scenario.name;
     let began = Instant::now();
     let quality = World::new(scenario).run();
     let share = 100.0 * quality.shown as f64 / quality.captured.max(1) as f64;
     println!(
         "{name:26} shown {share:5.1} % video {:4.0}/{:4.0} ms stall {:5.0} ms audio {:4.0}/{:4.0} ms \
-         concealed {:4.2} % rate {:4.0} kbit/s lost {} resent {} parity {} keys {} refreshes {} 720p {:?} [{:.1} s]",
+         concealed {:4.2} % rate {:4.0} kbit/s lost {} resent {} parity {} keys {} refreshes {} 720p {:?} skips {:?} [{:.1} s]",
         quality.p50,
         quality.p95,
         quality.stall,
@@ -638,6 +634,7 @@ pub fn run(scenario: Scenario) -> Quality {
         quality.snapshot.video_out.first().map_or(0, |v| v.key_frames_encoded),
         quality.peer.video_in.first().map_or(0, |v| v.refreshes_wanted),
         quality.first_720p,
+        quality.skips,
         began.elapsed().as_secs_f64(),
     );
     if std::env::var("CALL_SIM_LOG").is_ok_and(|wanted| name.contains(&wanted)) {
