@@ -10,6 +10,7 @@ use crate::harness::{FPS, Film, Pattern, config, decode, decoder, encode, encode
 
 #[test]
 fn each_pattern_and_size_survives() {
+    const FRAMES: u64 = 8;
     let cases = [
         (Pattern::Flat, Content::Camera, 16, 16, 100, 60.0),
         (Pattern::Talk, Content::Camera, 128, 96, 400, 38.0),
@@ -31,7 +32,7 @@ fn each_pattern_and_size_survives() {
         });
         let mut decoder = decoder();
         let (mut worst, mut sum) = (f64::MAX, 0.0);
-        for index in 0..20 {
+        for index in 0..FRAMES {
             let picture = film.frame(index);
             let encoded = encode(&mut encoder, &picture);
             assert_eq!(encoded.key, index == 0, "{pattern:?} {width}x{height}");
@@ -47,7 +48,7 @@ fn each_pattern_and_size_survives() {
         }
         let told = format!(
             "{pattern:?} {width}x{height}: {worst:.1} dB, mean {:.1}",
-            sum / 20.0
+            sum / FRAMES as f64
         );
         println!("{told}");
         assert!(worst >= least, "{told}");
