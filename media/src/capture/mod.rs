@@ -7,13 +7,13 @@
 
 mod clock;
 mod error;
-#[cfg(any(feature = "devices", test))]
+#[cfg(feature = "devices")]
 mod exchange;
 mod marks;
 mod open;
 pub(crate) mod pace;
 mod resample;
-#[cfg(any(feature = "devices", test))]
+#[cfg(feature = "devices")]
 pub(crate) mod ring;
 pub(crate) mod spec;
 pub mod stamp;

@@ -78,7 +78,7 @@ pub struct EchoReference(Box<dyn FnMut(&mut SoundBlock) -> bool + Send>);
 
 impl EchoReference {
     /// From what fills a block, or returns false.
-    #[cfg(any(feature = "devices", test))]
+    #[cfg(feature = "devices")]
     pub(crate) fn new(fill: impl FnMut(&mut SoundBlock) -> bool + Send + 'static) -> Self {
         Self(Box::new(fill))
     }
