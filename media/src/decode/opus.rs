@@ -80,8 +80,9 @@ impl SoundDecoder for OpusDecoder {
         if samples == 0 || !samples.is_multiple_of(STEP) || samples > MAX_SAMPLES {
             return Ok(false);
         }
-        // The copy is as long as the packet that carries it.
-        if samples <= held && Backend::has_copy(later) {
+        // A packet of several frames has a copy of as much as the first; what is before that is concealed by
+        // the library, which is better than all of it.
+        if Backend::copied(later).is_some_and(|copied| (copied..=held).contains(&samples)) {
             self.append(samples, out, |backend, into| {
                 backend.decode(later, true, into)
             })?;

@@ -11,7 +11,7 @@ use opusic_sys::{
     opus_decode_float, opus_decoder_create, opus_decoder_ctl, opus_decoder_destroy,
     opus_decoder_dred_decode_float, opus_dred_alloc, opus_dred_decoder_create,
     opus_dred_decoder_destroy, opus_dred_free, opus_dred_parse, opus_packet_get_nb_samples,
-    opus_packet_has_lbrr,
+    opus_packet_get_samples_per_frame, opus_packet_has_lbrr,
 };
 
 /// Samples a second.
@@ -66,11 +66,16 @@ impl Backend {
         usize::try_from(samples).ok().filter(|&samples| samples > 0)
     }
 
-    /// Whether `packet` carries a coarse copy of the one before it.
-    pub(in crate::decode) fn has_copy(packet: &[u8]) -> bool {
-        let len = i32::try_from(packet.len()).unwrap_or(0);
+    /// Samples of the coarse copy of what was before it, if `packet` carries one: that of its first frame.
+    pub(in crate::decode) fn copied(packet: &[u8]) -> Option<usize> {
+        let len = i32::try_from(packet.len()).ok().filter(|&len| len > 0)?;
         // SAFETY: `packet` has `len` bytes, at least one, which are only read.
-        len > 0 && unsafe { opus_packet_has_lbrr(packet.as_ptr(), len) } == 1
+        if unsafe { opus_packet_has_lbrr(packet.as_ptr(), len) } != 1 {
+            return None;
+        }
+        // SAFETY: `packet` has a first byte, which is all that is read.
+        let samples = unsafe { opus_packet_get_samples_per_frame(packet.as_ptr(), RATE) };
+        usize::try_from(samples).ok()
     }
 
     /// Decodes `packet` (its coarse copy of the one before it if `copy`), or conceals where it is empty, into
