@@ -265,6 +265,9 @@ pub struct MediaArgs {
     /// Hang up after so long
     #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub for_seconds: Option<u64>,
+    /// Write down what passes when, into this folder, to measure calls by
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    pub measure: Option<PathBuf>,
     /// Which way the call takes [default: whichever is best]
     #[arg(long, value_enum)]
     pub path: Option<PathChoice>,

@@ -36,11 +36,11 @@ fn answering(user: &User, accept: &str, rest: &[&str]) -> Program {
 
 /// Whether an event is this step of a call.
 fn is_step(event: &Value, step: &str) -> bool {
-    event["event"] == "call" && event["call"]["step"] == step
+    event["event"] == "call" && event["step"]["step"] == step
 }
 
 fn wait_step(program: &mut Program, step: &str) -> Value {
-    program.wait_json(step, |event| is_step(event, step))["call"].clone()
+    program.wait_json(step, |event| is_step(event, step))["step"].clone()
 }
 
 fn outcome(ended: &Value) -> &str {
@@ -69,7 +69,7 @@ fn two_people_talk_and_both_keep_a_record() {
     // Pictures and sound flow in both directions.
     for program in [&mut here, &mut there] {
         program.wait_json("pictures", |event| {
-            let stats = &event["call"]["stats"];
+            let stats = &event["step"]["stats"];
             is_step(event, "stats")
                 && stats["videoIn"][0]["framesShown"].as_u64() > Some(10)
                 && stats["soundIn"]["packetsReceived"].as_u64() > Some(20)
@@ -78,16 +78,16 @@ fn two_people_talk_and_both_keep_a_record() {
     // What one side does, the other is told.
     here.type_line("m");
     let told = there.wait_json("the mute", |event| {
-        is_step(event, "sources") && event["call"]["theirs"]["muted"] == true
+        is_step(event, "sources") && event["step"]["theirs"]["muted"] == true
     });
-    assert_eq!(told["call"]["theirs"]["camera"], true);
+    assert_eq!(told["step"]["theirs"]["camera"], true);
     there.type_line("v");
     here.wait_json("the camera", |event| {
-        is_step(event, "sources") && event["call"]["theirs"]["camera"] == false
+        is_step(event, "sources") && event["step"]["theirs"]["camera"] == false
     });
     there.type_line("h");
     here.wait_json("the hold", |event| {
-        is_step(event, "sources") && event["call"]["theirs"]["held"] == true
+        is_step(event, "sources") && event["step"]["theirs"]["held"] == true
     });
     here.type_line("q");
     for program in [&mut here, &mut there] {
@@ -204,7 +204,7 @@ fn a_call_survives_the_relay_and_ends_when_a_side_dies() {
     let before = wait_step(&mut here, "stats")["stats"]["videoIn"][0]["framesShown"].clone();
     relay.restart();
     here.wait_json("pictures go on", |event| {
-        let shown = event["call"]["stats"]["videoIn"][0]["framesShown"].as_u64();
+        let shown = event["step"]["stats"]["videoIn"][0]["framesShown"].as_u64();
         is_step(event, "stats") && shown > before.as_u64().map(|frames| frames + 20)
     });
     // A side that is killed says nothing; the other notices.
@@ -220,4 +220,27 @@ fn a_call_survives_the_relay_and_ends_when_a_side_dies() {
         [(false, "running".to_owned())],
         "nobody has said otherwise yet"
     );
+}
+
+#[test]
+fn a_file_goes_beside_a_call() {
+    let (folder, _relay, ann, bob) = scene();
+    let mut there = answering(&bob, "contacts", &[]);
+    let mut into = bob.receive("contacts");
+    let mut here = start(&ann, &["call", "Bob"], &[]);
+    wait_step(&mut here, "began");
+    wait_step(&mut here, "stats");
+    let path = folder.path().join("beside.bin");
+    std::fs::write(&path, vec![7; 200_000]).expect("written");
+    ann.run(&["send", "Bob", path.to_str().expect("UTF-8")], 0);
+    into.wait_json("the file", |event| {
+        event["event"] == "transfer" && event["step"]["record"]["outcome"] == "verified"
+    });
+    // The call goes on, and never stood still.
+    here.type_line("q");
+    let ended = wait_step(&mut here, "ended");
+    assert_eq!(outcome(&ended), "answered");
+    here.wait_exit(0);
+    let theirs = wait_step(&mut there, "ended");
+    assert!(theirs["summary"]["last"]["videoIn"][0]["framesShown"].as_u64() > Some(10));
 }

@@ -27,6 +27,8 @@ pub struct MediaChoice {
     pub save_video: Option<PathBuf>,
     /// Where the call is recorded.
     pub record: Option<PathBuf>,
+    /// Where what passes when is written down.
+    pub measure: Option<PathBuf>,
     /// The microphone is muted at first.
     pub muted: bool,
     /// The microphone's sound is left as it is.
@@ -62,6 +64,7 @@ impl MediaChoice {
             speaker: spec(self.speaker.as_deref(), AudioSinkSpec::None)?,
             camera_sink: spec(save.as_deref(), VideoSinkSpec::None)?,
             record: self.record.clone(),
+            measure: self.measure.clone(),
             muted: self.muted,
             ..Config::default()
         };

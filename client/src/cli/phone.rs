@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use media::pipeline;
 use media::stats::{Snapshot, Summary};
-use p2p_net::{PathKind, PeerId};
+use p2p_net::PathKind;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -45,6 +45,7 @@ impl MediaArgs {
             speaker: Some(name(&self.speaker)?),
             save_video: self.save_video.as_deref().map(absolute).transpose()?,
             record: self.record.as_deref().map(absolute).transpose()?,
+            measure: self.measure.as_deref().map(absolute).transpose()?,
             muted: self.muted,
             raw_voice: self.raw_voice,
             max_kilobits: self.max_rate,
@@ -210,20 +211,20 @@ impl Phone {
         event: Event,
         contacts: &[crate::contacts::Contact],
     ) -> Option<(Box<CallRecord>, Option<Problem>)> {
+        if matches!(event, Event::Call { .. }) {
+            self.out.json(&event);
+        }
         match event {
             Event::Peer { peer } => {
                 self.on_path(&peer);
                 None
             }
-            Event::Call {
-                number, peer, step, ..
-            } if Some(number) == self.number => self.on_step(number, &peer, step),
+            Event::Call { number, step, .. } if Some(number) == self.number => self.on_step(step),
             Event::Call {
                 peer,
                 step: CallStep::Ended { ref record, .. },
                 ..
             } => {
-                self.out.json(&event);
                 let label = label_in(contacts, &peer);
                 self.say(&format!("{label} called: {}", call_in_words(record)));
                 None
@@ -244,16 +245,7 @@ impl Phone {
         }
     }
 
-    fn on_step(
-        &mut self,
-        number: i64,
-        peer: &PeerId,
-        step: CallStep,
-    ) -> Option<(Box<CallRecord>, Option<Problem>)> {
-        // Ours and outgoing are known to who reads this; the number tells.
-        self.out.json(&serde_json::json!({
-            "event": "call", "number": number, "peer": peer.to_string(), "call": &step,
-        }));
+    fn on_step(&mut self, step: CallStep) -> Option<(Box<CallRecord>, Option<Problem>)> {
         let label = self.label.clone();
         match step {
             CallStep::Calling => self.status(format!("calling {label} …")),
