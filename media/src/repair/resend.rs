@@ -33,7 +33,7 @@ const DISCARDABLE_LOSS: f64 = 0.03;
 /// Between due and sent.
 const HANDLING: Duration = Duration::from_millis(2);
 /// A frame's last packet goes again when nothing followed it for so long: nothing else would show its loss.
-const TAIL: Duration = Duration::from_millis(15);
+const TAIL: Duration = Duration::from_millis(25);
 /// The fate of parity is known a round trip and this after it was made, or its packet was forgotten.
 const PARITY_PATIENCE: Duration = Duration::from_millis(100);
 /// The `attempt` of a packet has two bits.
