@@ -105,7 +105,7 @@ fn check_sum(bytes: &[u8]) -> u8 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+    use rand::{SeedableRng as _, rngs::SmallRng};
 
     use super::*;
     use crate::{
