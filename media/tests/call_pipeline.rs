@@ -28,7 +28,11 @@ struct Wire {
 impl Transport for Wire {
     fn send(&self, datagram: Bytes) -> Result<(), TransportError> {
         let now = Instant::now();
-        let fate = self.link.lock().expect("no panic").send(now, datagram.len() + 30);
+        let fate = self
+            .link
+            .lock()
+            .expect("no panic")
+            .send(now, datagram.len() + 30);
         for at in [fate.arrives, fate.copy_arrives].into_iter().flatten() {
             // A full queue is a lost datagram.
             let _ = self.later.try_send((at, datagram.clone()));
@@ -153,7 +157,10 @@ fn pictures_and_sound_flow_both_ways() {
     let link = LinkConfig::delay(Duration::from_millis(10)).with_loss(Loss::Random(0.02));
     let pair = pair(link, config());
     pair.wait_for("a second of call", |stats| {
-        stats.video_in.first().is_some_and(|video| video.frames_shown >= 15)
+        stats
+            .video_in
+            .first()
+            .is_some_and(|video| video.frames_shown >= 15)
             && stats.sound_in.total_samples >= 48_000
             && stats.sound_in.jitter_buffer_emitted_count > 0
             && stats.network.reports_received > 10
@@ -164,15 +171,30 @@ fn pictures_and_sound_flow_both_ways() {
     assert_eq!(stats.network.packets_refused, 0);
     assert!(stats.sound_in.level_dbfs > -60.0, "the tone is heard");
     assert!(stats.sound_in.concealed_samples < stats.sound_in.total_samples / 2);
-    assert!(pair.wires[0].budget.lock().expect("no panic").estimate_bits_per_sec > 0);
+    assert!(
+        pair.wires[0]
+            .budget
+            .lock()
+            .expect("no panic")
+            .estimate_bits_per_sec
+            > 0
+    );
     // Camera off: nothing is sent any more; the other side keeps its last picture.
     pair.ends[0].set_camera(false);
     pair.ends[0].set_muted(true);
     let until = Instant::now() + PATIENCE;
     loop {
-        let before = pair.ends[0].stats().video_out.first().map(|video| video.frames_sent);
+        let before = pair.ends[0]
+            .stats()
+            .video_out
+            .first()
+            .map(|video| video.frames_sent);
         std::thread::sleep(Duration::from_millis(300));
-        let after = pair.ends[0].stats().video_out.first().map(|video| video.frames_sent);
+        let after = pair.ends[0]
+            .stats()
+            .video_out
+            .first()
+            .map(|video| video.frames_sent);
         if before == after {
             break;
         }
@@ -203,8 +225,15 @@ fn pictures_and_sound_flow_both_ways() {
         };
         summaries.push(pipeline.stop());
     }
-    assert!(summaries.iter().all(|summary| summary.last.network.packets_sent > 0));
-    assert_eq!(*wires[0].budget.lock().expect("no panic"), Budget::default());
+    assert!(
+        summaries
+            .iter()
+            .all(|summary| summary.last.network.packets_sent > 0)
+    );
+    assert_eq!(
+        *wires[0].budget.lock().expect("no panic"),
+        Budget::default()
+    );
 }
 
 #[test]
@@ -227,7 +256,10 @@ fn what_cannot_be_opened_is_told_and_the_call_goes_on() {
     // Another source in its place works, and sound was there all the time.
     pair.ends[0].switch_video(config().camera);
     pair.wait_for("pictures", |stats| {
-        stats.video_in.first().is_some_and(|video| video.frames_shown > 3)
+        stats
+            .video_in
+            .first()
+            .is_some_and(|video| video.frames_shown > 3)
             && stats.sound_in.total_samples > 0
     });
 }

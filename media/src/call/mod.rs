@@ -291,8 +291,7 @@ impl Call {
 
     /// Takes what happened; drain [`Call::poll_output`] afterwards.
     pub fn handle_input(&mut self, now: Instant, input: Input) {
-        let (sender, receiver, outputs) =
-            (&mut self.sender, &mut self.receiver, &mut self.outputs);
+        let (sender, receiver, outputs) = (&mut self.sender, &mut self.receiver, &mut self.outputs);
         match input {
             Input::Timeout => {}
             Input::Datagram(datagram) => receiver.on_datagram(now, &datagram, outputs),
@@ -337,10 +336,13 @@ impl Call {
 
     /// When [`Input::Timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.sender.poll_timeout(), self.receiver.poll_timeout(self.now)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.sender.poll_timeout(),
+            self.receiver.poll_timeout(self.now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The number that the stream's next picture will have: the first of a new encoder.
@@ -374,6 +376,7 @@ impl Call {
         }
         self.receiver.set_path(now, &self.sender.view());
         self.receiver.advance(now, &mut self.outputs);
-        self.sender.advance(now, &mut self.receiver, &mut self.outputs);
+        self.sender
+            .advance(now, &mut self.receiver, &mut self.outputs);
     }
 }

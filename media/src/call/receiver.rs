@@ -147,9 +147,9 @@ impl Receiver {
     fn on_packet(&mut self, now: Instant, packet: Packet, outputs: &mut Outputs) {
         let sent = SenderMicros::try_from(packet.sent_micros).unwrap_or(SenderMicros::MAX);
         self.clock.on_packet(sent, now);
-        let age = packet
-            .age
-            .map_or(u8::MAX, |age| u8::try_from(age.as_millis()).unwrap_or(u8::MAX));
+        let age = packet.age.map_or(u8::MAX, |age| {
+            u8::try_from(age.as_millis()).unwrap_or(u8::MAX)
+        });
         match packet.body {
             Body::Audio(body) => {
                 self.sound_clock.on_packet(body.primary.time, sent, age);
@@ -409,9 +409,11 @@ impl Receiver {
                 self.history.on_late_frame(now);
             }
             while let Some(frame) = video.buffer.poll(now) {
-                video
-                    .render_delay
-                    .add_duration(frame.render_at.saturating_duration_since(frame.completed_at));
+                video.render_delay.add_duration(
+                    frame
+                        .render_at
+                        .saturating_duration_since(frame.completed_at),
+                );
                 outputs.push_back(Output::Decode(frame));
             }
         }

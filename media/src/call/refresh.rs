@@ -111,7 +111,12 @@ mod tests {
         // Two seconds of asking; recovery is tried once, until something is decoded.
         assert_eq!(
             orders,
-            [Order::Recovery(7), Order::Key, Order::Recovery(7), Order::Key]
+            [
+                Order::Recovery(7),
+                Order::Key,
+                Order::Recovery(7),
+                Order::Key
+            ]
         );
         assert_eq!(refresh.requested, 100);
     }

@@ -51,6 +51,9 @@ const COPY_HEADER: usize = 2;
 const VIDEO_HEADER: usize = HEADER_BYTES + 11;
 const PARITY_HEADER: usize = HEADER_BYTES + 10;
 const COVERED_FRAME: usize = 11;
+/// Loss from which on frames of one packet go twice: below it a resend is cheaper than as much again, most of
+/// all on a narrow link, where all frames are so small and the few losses are its queue's.
+const COPY_SINGLES_FROM: f64 = 0.03;
 /// Packets that one call of [`Sender::advance`] gives out at most; the pacer's burst is far below.
 const MAX_PACKETS: usize = 256;
 
@@ -267,7 +270,10 @@ impl Sender {
             }
         };
         let info = *fragments.frame();
-        let plan = self.policy.plan(&info, video.is_screen());
+        let mut plan = self.policy.plan(&info, video.is_screen());
+        if self.policy.loss() < COPY_SINGLES_FROM {
+            plan.copy_single_after = None;
+        }
         let bodies: Vec<VideoBody> = fragments.collect();
         let data: Vec<Bytes> = bodies.iter().map(|body| body.data.clone()).collect();
         let parity = video
@@ -391,9 +397,7 @@ impl Sender {
             if !self.sound_plan.resend {
                 continue;
             }
-            let again = self
-                .sounds
-                .on_lost(number, round_trip, self.peer_buffer);
+            let again = self.sounds.on_lost(number, round_trip, self.peer_buffer);
             if let Some(body) = again {
                 let long_ago = self.long_ago(now);
                 self.queue(now, Class::Audio, None, Body::Audio(body), long_ago);
@@ -540,12 +544,7 @@ impl Sender {
     }
 
     /// Does what is due.
-    pub(super) fn advance(
-        &mut self,
-        now: Instant,
-        receiver: &mut Receiver,
-        outputs: &mut Outputs,
-    ) {
+    pub(super) fn advance(&mut self, now: Instant, receiver: &mut Receiver, outputs: &mut Outputs) {
         if !self.started {
             return;
         }
@@ -650,11 +649,24 @@ impl Sender {
         let layered = self.policy.two_layers();
         for video in &mut self.video {
             let (share, target) = if video.is_screen() {
-                (shares.screen_bits_per_sec, shares.screen_encoder_bits_per_sec)
+                (
+                    shares.screen_bits_per_sec,
+                    shares.screen_encoder_bits_per_sec,
+                )
             } else {
-                (shares.camera_bits_per_sec, shares.camera_encoder_bits_per_sec)
+                (
+                    shares.camera_bits_per_sec,
+                    shares.camera_encoder_bits_per_sec,
+                )
             };
-            video.set_share(now, share, target, queue, layered && !video.is_screen(), outputs);
+            video.set_share(
+                now,
+                share,
+                target,
+                queue,
+                layered && !video.is_screen(),
+                outputs,
+            );
         }
         let budget = Budget {
             estimate_bits_per_sec: self.estimator.estimate_bits_per_sec(),
@@ -711,7 +723,11 @@ impl Sender {
         }
         while let Some(failed) = self.resend.poll_failed() {
             // The receiver will want a refresh; nothing is gained by sending older frames still.
-            tracing::debug!(stream = failed.stream.0, frame = failed.frame, "frame given up");
+            tracing::debug!(
+                stream = failed.stream.0,
+                frame = failed.frame,
+                "frame given up"
+            );
         }
     }
 
@@ -721,7 +737,10 @@ impl Sender {
         };
         let wire_bytes = order.bytes / u32::from(order.packets.max(1));
         let least = WIRE_OVERHEAD_BYTES + Writer::probe_len();
-        let room = self.path.max_datagram_bytes.saturating_sub(Writer::probe_len());
+        let room = self
+            .path
+            .max_datagram_bytes
+            .saturating_sub(Writer::probe_len());
         let padding = (wire_bytes as usize).saturating_sub(least).min(room);
         for _ in 0..order.packets {
             let body = Body::Probe {
@@ -763,13 +782,19 @@ impl Sender {
             let Some(packet) = self.pacer.poll(now) else {
                 break;
             };
-            if let Some(tag) = packet.frame.filter(|tag| tag.key) {
-                if self.key_announced != Some((tag.stream, tag.number)) {
-                    self.key_announced = Some((tag.stream, tag.number));
-                    self.estimator.on_key_frame(now);
-                }
+            let key = packet.frame.filter(|tag| tag.key);
+            let key = key.map(|tag| (tag.stream, tag.number));
+            if key.is_some() && self.key_announced != key {
+                self.key_announced = key;
+                self.estimator.on_key_frame(now);
             }
-            self.send(now, packet.class, packet.item.body, packet.item.captured_at, outputs);
+            self.send(
+                now,
+                packet.class,
+                packet.item.body,
+                packet.item.captured_at,
+                outputs,
+            );
         }
         while let Some(dropped) = self.pacer.poll_dropped() {
             if let Body::Video(body) = &dropped.item.body {

@@ -97,12 +97,7 @@ impl VideoOut {
     }
 
     /// Begins anew, with another source perhaps.
-    pub(super) fn restart(
-        &mut self,
-        subject: Subject,
-        source: PictureSize,
-        spare_cores: bool,
-    ) {
+    pub(super) fn restart(&mut self, subject: Subject, source: PictureSize, spare_cores: bool) {
         self.subject = subject;
         self.on = true;
         if source != self.source {
@@ -246,12 +241,7 @@ impl VideoOut {
     }
 
     /// Says whether captures go on, where that is new.
-    pub(super) fn update_skip(
-        &mut self,
-        now: Instant,
-        pressure: &Pressure,
-        outputs: &mut Outputs,
-    ) {
+    pub(super) fn update_skip(&mut self, now: Instant, pressure: &Pressure, outputs: &mut Outputs) {
         let over = match (pressure.over_budget, self.over_budget_since) {
             (false, _) => {
                 self.over_budget_since = None;

@@ -43,6 +43,8 @@ pub struct Config {
     pub stamped: bool,
     /// Pictures may wait for up to three frame intervals to be shown evenly.
     pub smooth: bool,
+    /// Writes down what passes when, into this folder ([`crate::measure`]); numbers are drawn then as well.
+    pub measure: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -63,6 +65,7 @@ impl Default for Config {
             start_bits_per_sec: 600_000,
             stamped: false,
             smooth: false,
+            measure: None,
         }
     }
 }
@@ -84,6 +87,9 @@ pub enum PipelineError {
     /// A codec could not be set up.
     #[error("cannot set up {0}")]
     Codec(String),
+    /// The folder for measurements could not be made.
+    #[error("cannot write measurements")]
+    Measure(#[source] std::io::Error),
     /// The recording could not be begun.
     #[error("cannot record")]
     Record(#[from] crate::record::RecordError),

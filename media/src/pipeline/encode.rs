@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use super::config::{Device, Event};
 use super::shared::{Clock, Events, GLANCE, Inbox, Message, Meter, Switches, VideoControl, lock};
 use crate::call::EncoderOrder;
-use crate::capture::{
-    Content as Shown, PictureOptions, PictureSource, VideoSpec, open_pictures,
-};
+use crate::capture::{Content as Shown, PictureOptions, PictureSource, VideoSpec, open_pictures};
 use crate::convert::{Fit, Scaler};
 use crate::encode::{Content, PictureConfig, PictureEncoder};
+use crate::measure::Measure;
 use crate::{FrameNumber, Picture, PictureSize, StreamId};
 
 /// A device that went away is tried again so often.
@@ -33,6 +32,7 @@ pub(super) struct VideoOut {
     pub(super) clock: Clock,
     pub(super) wished: PictureSize,
     pub(super) stamped: bool,
+    pub(super) measure: Option<Measure>,
     pub(super) scale: Arc<Meter>,
     pub(super) encode: Arc<Meter>,
 }
@@ -64,6 +64,10 @@ impl VideoOut {
                 Ok(None) => self.wait(generation, false),
                 Ok(Some(source)) => {
                     said = None;
+                    let source = match &self.measure {
+                        Some(measure) => measure.pictures_sent(source),
+                        None => source,
+                    };
                     self.stream(source, generation, &mut next);
                     self.inbox.send(Message::Source {
                         stream: self.stream,
@@ -98,12 +102,7 @@ impl VideoOut {
     }
 
     /// Encodes from one source until it ends or another is wanted.
-    fn stream(
-        &self,
-        mut source: Box<dyn PictureSource>,
-        generation: u64,
-        next: &mut FrameNumber,
-    ) {
+    fn stream(&self, mut source: Box<dyn PictureSource>, generation: u64, next: &mut FrameNumber) {
         let info = source.describe();
         self.events.tell(Event::DeviceOpened {
             device: self.device,

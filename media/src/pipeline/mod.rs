@@ -31,6 +31,7 @@ use self::show::{Decoding, ShelfHandle, Showing};
 use self::sound::{Microphone, Speaker};
 use crate::call::{self, Call};
 use crate::capture::{AudioSpec, VideoSpec};
+use crate::measure::Measure;
 use crate::playback::{AudioSinkSpec, VideoSinkSpec};
 use crate::stats::{Snapshot, Summary};
 use crate::voice::VoiceConfig;
@@ -77,6 +78,7 @@ struct Parts {
     started: Instant,
     threads: Vec<JoinHandle<()>>,
     meters: Vec<Arc<Meter>>,
+    measure: Option<Measure>,
 }
 
 impl Pipeline {
@@ -95,6 +97,7 @@ impl Pipeline {
         let sound = Arc::new(SoundControl::new(config.microphone.clone(), config.muted));
         let speaker = Arc::new(Mutex::new((0, config.speaker.clone())));
         let voice = Arc::new(Mutex::new(config.voice));
+        let measure = config.measure.as_deref().map(Measure::new).transpose();
         let mut parts = Parts {
             switches: Arc::default(),
             inbox: Inbox::new(to_net),
@@ -103,6 +106,7 @@ impl Pipeline {
             started,
             threads: Vec::new(),
             meters: Vec::new(),
+            measure: measure.map_err(PipelineError::Measure)?,
             config,
         };
         let mut pipeline = Self {
@@ -295,6 +299,7 @@ impl Parts {
             events: self.events.clone(),
             clock: self.clock,
             meter: self.meter("sound out"),
+            measure: self.measure.clone(),
         };
         self.threads
             .push(Self::spawn("media-mic", move || microphone.run())?);
@@ -308,6 +313,7 @@ impl Parts {
             inbox: self.inbox.clone(),
             events: self.events.clone(),
             meter: Arc::clone(&heard_meter),
+            measure: self.measure.clone(),
         };
         self.threads
             .push(Self::spawn("media-speaker", move || speaker.run())?);
@@ -390,7 +396,8 @@ impl Parts {
             clock: self.clock,
             wished: PictureSize::within(WISHED_SIZE.0, WISHED_SIZE.1)
                 .map_err(|error| PipelineError::Codec(error.to_string()))?,
-            stamped: self.config.stamped,
+            stamped: self.config.stamped || self.measure.is_some(),
+            measure: self.measure.clone().filter(|_| is_camera),
             scale,
             encode: Arc::clone(&encode),
         };
@@ -424,6 +431,7 @@ impl Parts {
             shelf,
             started: self.started,
             size: Arc::clone(&size),
+            measure: self.measure.clone().filter(|_| is_camera),
         };
         self.threads
             .push(Self::spawn("media-show", move || showing.run())?);

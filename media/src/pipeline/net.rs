@@ -297,7 +297,11 @@ impl Net {
             if let Some(out) = snapshot.video_out.iter_mut().find(|out| out.stream == id) {
                 out.encode = stream.encode.times();
             }
-            if let Some(shown) = snapshot.video_in.iter_mut().find(|shown| shown.stream == id) {
+            if let Some(shown) = snapshot
+                .video_in
+                .iter_mut()
+                .find(|shown| shown.stream == id)
+            {
                 (shown.frame_width, shown.frame_height) = *lock(&stream.size);
                 shown.frames_shown = shown.frames_shown.max(stream.shown.passed());
             }

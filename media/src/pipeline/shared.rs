@@ -284,7 +284,9 @@ impl Meter {
     pub(super) fn left(&self) {
         let _ = self
             .queue
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queue| queue.checked_sub(1));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queue| {
+                queue.checked_sub(1)
+            });
     }
 
     pub(super) fn passed(&self) -> u64 {

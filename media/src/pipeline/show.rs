@@ -10,6 +10,7 @@ use super::config::{Device, Event};
 use super::shared::{Events, GLANCE, Inbox, Message, Meter, Switches, lock};
 use crate::decode::{AccessUnit, PictureDecoder};
 use crate::jitter::CompleteFrame;
+use crate::measure::Measure;
 use crate::playback::{PictureSink, PictureSinkOptions, VideoSinkSpec, open_pictures};
 use crate::stats::FreezeMeter;
 use crate::{FrameNumber, Picture, StreamId};
@@ -160,6 +161,7 @@ pub(super) struct Showing {
     pub(super) shelf: Arc<ShelfHandle>,
     pub(super) started: Instant,
     pub(super) size: Arc<Mutex<(u32, u32)>>,
+    pub(super) measure: Option<Measure>,
 }
 
 impl Showing {
@@ -215,7 +217,10 @@ impl Showing {
             frames_per_second: FILM_FRAMES_PER_SECOND,
         };
         match open_pictures(&self.sink, &options) {
-            Ok(sink) => sink,
+            Ok(sink) => match &self.measure {
+                Some(measure) => Some(measure.pictures_shown(sink)),
+                None => sink,
+            },
             Err(error) => {
                 self.events.lost(Device::PictureSink, error);
                 None

@@ -15,6 +15,7 @@ use crate::capture::{AudioSpec, BLOCK, SoundBlock, SoundOptions, SoundSource, op
 use crate::decode::OpusDecoder;
 use crate::encode::{Redundancy, SoundConfig, SoundEncoder};
 use crate::jitter::{AudioBuffer, AudioStats, PULL_SAMPLES};
+use crate::measure::Measure;
 use crate::playback::{AudioSinkSpec, EchoReference, SoundSink, open_sound as open_speaker};
 use crate::voice::{Level, VoiceConfig, VoiceDetector, VoiceProcessor};
 use crate::{AudioTime, Samples};
@@ -55,6 +56,7 @@ pub(super) struct Microphone {
     pub(super) events: Events,
     pub(super) clock: Clock,
     pub(super) meter: Arc<Meter>,
+    pub(super) measure: Option<Measure>,
 }
 
 /// What happens to the sound of one source.
@@ -81,6 +83,10 @@ impl Microphone {
                 Ok(None) => self.wait(generation, false),
                 Ok(Some(source)) => {
                     said = None;
+                    let source = match &self.measure {
+                        Some(measure) => measure.sound_said(source),
+                        None => source,
+                    };
                     self.inbox.send(Message::SoundOn(true));
                     self.listen(source, generation, &mut encoder);
                     self.inbox.send(Message::SoundOn(false));
@@ -141,8 +147,10 @@ impl Microphone {
             let order = *lock(&self.control.order);
             if let Some((samples, voice)) = frame.add(time, &block, speaks, order) {
                 let captured_at = self.clock.sound(samples.time, began);
-                self.meter
-                    .pass(began.elapsed(), began.saturating_duration_since(captured_at));
+                self.meter.pass(
+                    began.elapsed(),
+                    began.saturating_duration_since(captured_at),
+                );
                 if !self.encode(encoder, &samples, voice, order, captured_at) {
                     return;
                 }
@@ -290,6 +298,7 @@ pub(super) struct Speaker {
     pub(super) inbox: Inbox,
     pub(super) events: Events,
     pub(super) meter: Arc<Meter>,
+    pub(super) measure: Option<Measure>,
 }
 
 impl Speaker {
@@ -318,6 +327,10 @@ impl Speaker {
                     // The other side's sound goes nowhere, at the right speed, until another is chosen.
                     Box::new(crate::playback::NullSink::new())
                 }
+            };
+            let sink = match &self.measure {
+                Some(measure) => measure.sound_heard(sink),
+                None => sink,
             };
             self.play(sink, generation, &mut buffer, &mut decoder);
         }

@@ -11,8 +11,7 @@ use media::jitter::{AudioBuffer, PULL_SAMPLES, SoundDecodeError, SoundDecoder};
 use media::rate::SkipReason;
 use media::stats::{Snapshot, quantile};
 use media::{
-    AudioTime, CAMERA, EncodedPicture, EncodedSound, FrameNumber, PathState, PictureSize,
-    VideoTime,
+    AudioTime, CAMERA, EncodedPicture, EncodedSound, FrameNumber, PathState, PictureSize, VideoTime,
 };
 use p2p_net_sim::{Link, LinkConfig};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -193,7 +192,11 @@ impl World {
                 config.first_frame = 65_536 - 60;
                 config.clock_micros = (1 << 26) - 3_000_000;
             }
-            let first = if scenario.near_wraps { (1 << 32) - 200_000 } else { 5_000_000 };
+            let first = if scenario.near_wraps {
+                (1 << 32) - 200_000
+            } else {
+                5_000_000
+            };
             End {
                 call: Call::new(start, config),
                 order: None,
@@ -268,7 +271,10 @@ impl World {
         loop {
             let event = self.queue.peek().map(|Reverse((at, _))| *at);
             let timeouts = [0, 1].map(|index| self.ends[index].call.poll_timeout());
-            let next = [event, timeouts[0], timeouts[1]].into_iter().flatten().min();
+            let next = [event, timeouts[0], timeouts[1]]
+                .into_iter()
+                .flatten()
+                .min();
             let Some(next) = next.filter(|next| *next < end) else {
                 break;
             };
@@ -323,7 +329,8 @@ impl World {
                 let now = self.now;
                 for end in &mut self.ends {
                     let stats = end.call.stats(now);
-                    end.estimates.push((now, stats.network.estimate_bits_per_sec));
+                    end.estimates
+                        .push((now, stats.network.estimate_bits_per_sec));
                     end.modes.push(stats.network.mode.clone());
                 }
                 self.at(now + 100 * MILLI, Happens::Samples);
@@ -364,7 +371,11 @@ impl World {
     /// The time that the end's own clock shows: that of the first runs fast if it is to.
     fn ticks(&self, index: usize, hz: u64) -> u64 {
         let nanos = self.now.saturating_duration_since(self.start).as_nanos() as i128;
-        let skew = if index == 0 { self.scenario.skew_ppm } else { 0 };
+        let skew = if index == 0 {
+            self.scenario.skew_ppm
+        } else {
+            0
+        };
         let nanos = nanos + nanos * i128::from(skew) / 1_000_000;
         self.ends[index].origin_ticks + (nanos * i128::from(hz) / 1_000_000_000) as u64
     }
@@ -376,7 +387,10 @@ impl World {
         end.frame_index += 1;
         let rate = end.order.map_or(30, |order| order.frames_per_sec.max(1));
         let thin = end.frame_index % u64::from((30 / rate).max(1)) != 0;
-        self.at(now + Duration::from_nanos(33_333_333), Happens::Captures(index));
+        self.at(
+            now + Duration::from_nanos(33_333_333),
+            Happens::Captures(index),
+        );
         let end = &mut self.ends[index];
         end.captured.insert(time.ticks(), now);
         if end.captured.len() > 3_000 {
@@ -430,7 +444,11 @@ impl World {
         let time = AudioTime::from_ticks(end.audio_ticks);
         end.audio_ticks += u64::from(samples);
         // The microphone's clock is the machine's.
-        let skew = if index == 0 { self.scenario.skew_ppm } else { 0 };
+        let skew = if index == 0 {
+            self.scenario.skew_ppm
+        } else {
+            0
+        };
         let nanos = frame.as_nanos() as i128 * (1_000_000 - i128::from(skew)) / 1_000_000;
         let captured_at = now.checked_sub(frame).unwrap_or(now);
         let sound = EncodedSound {
@@ -463,7 +481,11 @@ impl World {
             let other = &self.ends[1 - index];
             let origin = other.origin_ticks;
             let after = (time.ticks() as u32).wrapping_sub(origin as u32);
-            let skew = if index == 1 { self.scenario.skew_ppm } else { 0 };
+            let skew = if index == 1 {
+                self.scenario.skew_ppm
+            } else {
+                0
+            };
             let nanos = i128::from(after) * 1_000_000_000 / 48_000;
             let nanos = nanos - nanos * i128::from(skew) / 1_000_000;
             let captured = self.start + Duration::from_nanos(nanos as u64);
@@ -515,7 +537,10 @@ impl World {
                 let decodable = frame.info.key
                     || reference.is_some_and(|number| end.decodes.contains_key(&number));
                 assert!(decodable, "frame {number} came before its reference");
-                assert!(end.decodes.insert(number, true).is_none(), "{number} came twice");
+                assert!(
+                    end.decodes.insert(number, true).is_none(),
+                    "{number} came twice"
+                );
                 self.at(now + DECODE, Happens::Decoded(index, number));
                 if frame.show {
                     let at = (now + DECODE).max(frame.render_at);
@@ -545,8 +570,16 @@ impl World {
         let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64();
         let snapshot = self.ends[0].call.stats(now);
         let peer = self.ends[1].call.stats(now);
-        let shown: Vec<_> = self.ends[1].shown.iter().filter(|(at, _)| *at >= from).collect();
-        let heard: Vec<_> = self.ends[1].heard.iter().filter(|(at, _)| *at >= from).collect();
+        let shown: Vec<_> = self.ends[1]
+            .shown
+            .iter()
+            .filter(|(at, _)| *at >= from)
+            .collect();
+        let heard: Vec<_> = self.ends[1]
+            .heard
+            .iter()
+            .filter(|(at, _)| *at >= from)
+            .collect();
         let mut latencies: Vec<f64> = shown.iter().map(|(_, latency)| millis(*latency)).collect();
         latencies.sort_by(f64::total_cmp);
         let mut sound: Vec<f64> = heard.iter().map(|(_, latency)| millis(*latency)).collect();
@@ -563,7 +596,10 @@ impl World {
             .values()
             .filter(|at| **at >= from && **at + 500 * MILLI < now)
             .count() as u64;
-        let counted = shown.iter().filter(|(at, _)| *at + 500 * MILLI < now).count() as u64;
+        let counted = shown
+            .iter()
+            .filter(|(at, _)| *at + 500 * MILLI < now)
+            .count() as u64;
         let sound_stats = self.ends[1].buffer.stats();
         let mut log = Vec::new();
         for (index, pair) in self.ends[0].estimates.iter().enumerate() {
@@ -591,8 +627,16 @@ impl World {
                 .iter()
                 .map(|(at, latency)| (since(*at), millis(*latency)))
                 .collect(),
-            estimates: self.ends[0].estimates.iter().map(|(at, e)| (since(*at), *e)).collect(),
-            events: self.ends[1].events.iter().map(|(at, e)| (since(*at), *e)).collect(),
+            estimates: self.ends[0]
+                .estimates
+                .iter()
+                .map(|(at, e)| (since(*at), *e))
+                .collect(),
+            events: self.ends[1]
+                .events
+                .iter()
+                .map(|(at, e)| (since(*at), *e))
+                .collect(),
             snapshot,
             peer,
             log,
@@ -631,8 +675,16 @@ pub(crate) fn run(scenario: Scenario) -> Quality {
         quality.snapshot.network.packets_lost,
         quality.snapshot.network.resent_bytes,
         quality.snapshot.network.parity_bytes,
-        quality.snapshot.video_out.first().map_or(0, |v| v.key_frames_encoded),
-        quality.peer.video_in.first().map_or(0, |v| v.refreshes_wanted),
+        quality
+            .snapshot
+            .video_out
+            .first()
+            .map_or(0, |v| v.key_frames_encoded),
+        quality
+            .peer
+            .video_in
+            .first()
+            .map_or(0, |v| v.refreshes_wanted),
         quality.first_720p,
         quality.skips,
         began.elapsed().as_secs_f64(),
