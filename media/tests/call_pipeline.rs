@@ -123,7 +123,7 @@ fn pair(link: LinkConfig, first: Config) -> Pair {
         let transport: Arc<dyn Transport> = Arc::clone(&wires[index]) as Arc<dyn Transport>;
         Pipeline::start(config, transport).expect("a pipeline")
     };
-    let (mut one, mut other) = (start(0, first), start(1, config()));
+    let (one, other) = (start(0, first), start(1, config()));
     let events = [one.events(), other.events()].map(|events| events.expect("not taken"));
     let ends = [Arc::new(one), Arc::new(other)];
     for (place, end) in places.iter().zip(&ends) {

@@ -62,7 +62,7 @@ pub struct Pipeline {
     sound: Arc<SoundControl<AudioSpec>>,
     speaker: Arc<Mutex<(u64, AudioSinkSpec)>>,
     voice: Arc<Mutex<VoiceConfig>>,
-    events: Option<Receiver<Event>>,
+    events: Mutex<Option<Receiver<Event>>>,
     net: Option<JoinHandle<Snapshot>>,
     threads: Vec<JoinHandle<()>>,
     last: Mutex<Snapshot>,
@@ -117,7 +117,7 @@ impl Pipeline {
             sound: Arc::clone(&sound),
             speaker: Arc::clone(&speaker),
             voice: Arc::clone(&voice),
-            events: Some(events),
+            events: Mutex::new(Some(events)),
             net: None,
             threads: Vec::new(),
             last: Mutex::default(),
@@ -200,8 +200,8 @@ impl Pipeline {
 
     /// What happens, from now on; to be taken once, `None` afterwards. At most 256 unread events are kept, later
     /// ones are lost.
-    pub fn events(&mut self) -> Option<Receiver<Event>> {
-        self.events.take()
+    pub fn events(&self) -> Option<Receiver<Event>> {
+        lock(&self.events).take()
     }
 
     /// Ends everything, waits for the threads (a second at most), and sums up.
