@@ -13,6 +13,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::capture::{
     BLOCK, BLOCK_TIME, CaptureError, PictureInfo, PictureSource, SoundBlock, SoundInfo,
     SoundSource, stamp,
@@ -39,42 +41,36 @@ impl Measure {
     }
 
     /// Writes down what `source` gives.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn pictures_sent(
-        &self,
-        source: Box<dyn PictureSource>,
-    ) -> io::Result<Box<dyn PictureSource>> {
-        let log = self.log("sent.csv")?;
-        Ok(Box::new(Sent { source, log }))
+    pub fn pictures_sent(&self, source: Box<dyn PictureSource>) -> Box<dyn PictureSource> {
+        match self.log("sent.csv") {
+            Ok(log) => Box::new(Sent { source, log }),
+            Err(error) => unmeasured(&error, source),
+        }
     }
 
-    /// Writes down what `sink` takes.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn pictures_shown(&self, sink: Box<dyn PictureSink>) -> io::Result<Box<dyn PictureSink>> {
-        let log = self.log("shown.csv")?;
-        Ok(Box::new(Shown { sink, log }))
+    /// Writes down what `sink` takes; `None` takes pictures and does nothing with them.
+    pub fn pictures_shown(&self, sink: Option<Box<dyn PictureSink>>) -> Box<dyn PictureSink> {
+        let sink = sink.unwrap_or_else(|| Box::new(Nowhere));
+        match self.log("shown.csv") {
+            Ok(log) => Box::new(Shown { sink, log }),
+            Err(error) => unmeasured(&error, sink),
+        }
     }
 
     /// Writes down what `source` gives.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn sound_said(&self, source: Box<dyn SoundSource>) -> io::Result<Box<dyn SoundSource>> {
-        let tape = self.tape("said")?;
-        Ok(Box::new(Said { source, tape }))
+    pub fn sound_said(&self, source: Box<dyn SoundSource>) -> Box<dyn SoundSource> {
+        match self.tape("said") {
+            Ok(tape) => Box::new(Said { source, tape }),
+            Err(error) => unmeasured(&error, source),
+        }
     }
 
     /// Writes down what `sink` takes.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn sound_heard(&self, sink: Box<dyn SoundSink>) -> io::Result<Box<dyn SoundSink>> {
-        let tape = self.tape("heard")?;
-        Ok(Box::new(Heard { sink, tape }))
+    pub fn sound_heard(&self, sink: Box<dyn SoundSink>) -> Box<dyn SoundSink> {
+        match self.tape("heard") {
+            Ok(tape) => Box::new(Heard { sink, tape }),
+            Err(error) => unmeasured(&error, sink),
+        }
     }
 
     fn log(&self, name: &str) -> io::Result<Log> {
@@ -97,11 +93,27 @@ impl Measure {
     }
 }
 
+/// The call goes on without being measured.
+fn unmeasured<T>(error: &io::Error, device: T) -> T {
+    warn!(%error, "the call is not measured");
+    device
+}
+
+/// Takes pictures, and that is all.
+struct Nowhere;
+
+impl PictureSink for Nowhere {
+    fn present(&mut self, _picture: &Picture) -> Result<(), PlayError> {
+        Ok(())
+    }
+}
+
 /// µs of the machine's monotonic clock.
 #[cfg(unix)]
 fn now_micros() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000
 }
 
 /// µs since 1970: there is no other clock that processes share.
@@ -131,7 +143,9 @@ impl Tape {
     fn write(&mut self, block: &SoundBlock, micros: u64) {
         self.log.write(self.samples, micros);
         for sample in block {
-            let _ = self.wav.write_sample((sample.clamp(-1.0, 1.0) * 32_767.0) as i16);
+            let _ = self
+                .wav
+                .write_sample((sample.clamp(-1.0, 1.0) * 32_767.0) as i16);
         }
         self.samples += BLOCK as u64;
     }
