@@ -321,10 +321,10 @@ impl Receiver {
     }
 
     pub(super) fn on_buffer(&mut self, state: BufferState) {
-        if let Some((time, at)) = state.playing {
-            if let Some(captured) = self.sound_clock.captured(time) {
-                self.sync.on_audio(at, captured);
-            }
+        if let Some((time, at)) = state.playing
+            && let Some(captured) = self.sound_clock.captured(time)
+        {
+            self.sync.on_audio(at, captured);
         }
         self.buffer = state;
     }

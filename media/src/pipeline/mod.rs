@@ -190,10 +190,10 @@ impl Pipeline {
     /// answer, the last ones.
     pub fn stats(&self) -> Snapshot {
         let (reply, answer) = sync_channel(1);
-        if self.inbox.offer(Message::Stats(reply)) {
-            if let Ok(snapshot) = answer.recv_timeout(STATS_WITHIN) {
-                *lock(&self.last) = snapshot;
-            }
+        if self.inbox.offer(Message::Stats(reply))
+            && let Ok(snapshot) = answer.recv_timeout(STATS_WITHIN)
+        {
+            *lock(&self.last) = snapshot;
         }
         lock(&self.last).clone()
     }
@@ -216,10 +216,10 @@ impl Pipeline {
         if let Some(net) = self.net.take() {
             // Full or not: the thread also ends when all ways to it are gone.
             self.inbox.offer(Message::Stop);
-            if wait_for(&net, deadline) {
-                if let Ok(snapshot) = net.join() {
-                    last = snapshot;
-                }
+            if wait_for(&net, deadline)
+                && let Ok(snapshot) = net.join()
+            {
+                last = snapshot;
             }
         }
         for thread in self.threads.drain(..) {

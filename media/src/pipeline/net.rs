@@ -236,10 +236,10 @@ impl Net {
     }
 
     fn record(&self, what: impl FnOnce() -> Tapped) {
-        if let Some(tap) = &self.tap {
-            if let Err(TrySendError::Full(_)) = tap.try_send(what()) {
-                tracing::warn!("the recording does not keep up");
-            }
+        if let Some(tap) = &self.tap
+            && let Err(TrySendError::Full(_)) = tap.try_send(what())
+        {
+            tracing::warn!("the recording does not keep up");
         }
     }
 

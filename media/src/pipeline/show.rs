@@ -179,11 +179,11 @@ impl Showing {
             };
             let began = Instant::now();
             *lock(&self.size) = (ready.picture.size().width(), ready.picture.size().height());
-            if let Some(open) = &mut sink {
-                if let Err(error) = open.present(&ready.picture) {
-                    self.events.lost(Device::PictureSink, error);
-                    sink = None;
-                }
+            if let Some(open) = &mut sink
+                && let Err(error) = open.present(&ready.picture)
+            {
+                self.events.lost(Device::PictureSink, error);
+                sink = None;
             }
             let age = began.saturating_duration_since(ready.decoded_at);
             self.meter.pass(began.elapsed(), age);
