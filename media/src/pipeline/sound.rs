@@ -64,7 +64,7 @@ enum Voice {
     /// It may hear the loudspeaker.
     Processed(Box<VoiceProcessor>, VoiceConfig),
     /// It is what it is: a file, a tone.
-    Raw(VoiceDetector),
+    Raw(Box<VoiceDetector>),
 }
 
 impl Microphone {
@@ -129,7 +129,7 @@ impl Microphone {
             let config = *lock(&self.voice);
             Voice::Processed(Box::new(VoiceProcessor::new(config)), config)
         } else {
-            Voice::Raw(VoiceDetector::new())
+            Voice::Raw(Box::new(VoiceDetector::new()))
         };
         let mut block: SoundBlock = [0.0; BLOCK];
         let mut frame = Frame::default();
