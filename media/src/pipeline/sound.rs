@@ -129,7 +129,7 @@ impl Microphone {
             let config = *lock(&self.voice);
             Voice::Processed(Box::new(VoiceProcessor::new(config)), config)
         } else {
-            Voice::Raw(Box::new(VoiceDetector::new()))
+            Voice::Raw(Box::default())
         };
         let mut block: SoundBlock = [0.0; BLOCK];
         let mut frame = Frame::default();
