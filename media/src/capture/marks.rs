@@ -304,7 +304,7 @@ mod tests {
         let noise: Vec<f32> = (0..96_000)
             .map(|_| random.random_range(-0.5..0.5))
             .collect();
-        assert_eq!(MarkFinder::new().push(&noise), []);
+        assert!(MarkFinder::new().push(&noise).is_empty());
         assert_eq!(MarkFinder::new().push(&[0.0; 48_000]), []);
         assert_eq!(MarkFinder::new().push(&[f32::NAN; 9_600]), []);
     }

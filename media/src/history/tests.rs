@@ -99,7 +99,7 @@ fn three_later_ones_and_five_milliseconds_make_a_loss() {
     let feedback = bench.hear(50, &report);
     assert_eq!(
         split(&feedback.outcomes),
-        (vec![base, base + 2, base + 3], vec![])
+        (vec![base, base + 2, base + 3], Vec::<Sequence>::new())
     );
     assert_eq!(bench.history.flying_bytes(), 2_000);
     // Were it to stay at two, it would be lost twice 5 ms after the first of them was seen.
@@ -109,7 +109,7 @@ fn three_later_ones_and_five_milliseconds_make_a_loss() {
     let report = bench.report(base + 2, 28, &[Some(26), Some(27), Some(28)]);
     assert_eq!(
         split(&bench.hear(51, &report).outcomes),
-        (vec![base + 4], vec![])
+        (vec![base + 4], Vec::<Sequence>::new())
     );
     assert_eq!(bench.history.next_timeout(), Some(bench.at(54)));
     assert_eq!(
@@ -136,7 +136,7 @@ fn what_comes_too_late_is_said_again_and_teaches_patience() {
     // It was 20 ms later than the first that overtook it.
     let report = bench.report(0, 46, &[Some(25), Some(46), Some(26)]);
     let late = bench.hear(66, &report).outcomes;
-    assert_eq!(split(&late), (vec![1], vec![]));
+    assert_eq!(split(&late), (vec![1], Vec::<Sequence>::new()));
     assert_eq!(late[0].arrived_micros, Some(1_046_000));
     assert_eq!(bench.history.stats().late, 1);
     // The same again says nothing.
@@ -146,7 +146,10 @@ fn what_comes_too_late_is_said_again_and_teaches_patience() {
         bench.send(millis, 0);
     }
     let report = bench.report(6, 95, &[Some(80), Some(80), Some(80), Some(80)]);
-    assert_eq!(split(&bench.hear(115, &report).outcomes).1, vec![]);
+    assert_eq!(
+        split(&bench.hear(115, &report).outcomes).1,
+        Vec::<Sequence>::new()
+    );
     // And 40 more, in which a report may say that it has come after all.
     let due = bench.history.next_timeout().expect("it is open");
     assert!(due > bench.at(164) && due <= bench.at(165), "{due:?}");
@@ -262,12 +265,18 @@ fn on_another_path_packets_may_overtake() {
     // The new path is quicker; of the old path's packets nothing has come.
     let arrivals = [vec![None; 4], vec![Some(30); 10]].concat();
     let report = bench.report(0, 60, &arrivals);
-    assert_eq!(split(&bench.hear(70, &report).outcomes).1, vec![]);
+    assert_eq!(
+        split(&bench.hear(70, &report).outcomes).1,
+        Vec::<Sequence>::new()
+    );
     assert_eq!(bench.history.next_timeout(), Some(bench.at(310)));
     // But the old path's packets still overtake each other.
     let arrivals = [Some(90), None, Some(90), Some(90)];
     let report = bench.report(0, 98, &arrivals);
-    assert_eq!(split(&bench.hear(110, &report).outcomes).1, vec![]);
+    assert_eq!(
+        split(&bench.hear(110, &report).outcomes).1,
+        Vec::<Sequence>::new()
+    );
     // Fewer than three: twice the time.
     assert_eq!(bench.history.next_timeout(), Some(bench.at(112)));
     assert_eq!(split(&bench.history.on_timeout(bench.at(112))).1, vec![1]);
@@ -282,7 +291,10 @@ fn after_the_grace_the_new_path_counts() {
         bench.send(millis, 1);
     }
     let report = bench.report(1, 60, &[Some(30); 4]);
-    assert_eq!(split(&bench.hear(80, &report).outcomes).1, vec![]);
+    assert_eq!(
+        split(&bench.hear(80, &report).outcomes).1,
+        Vec::<Sequence>::new()
+    );
     assert!(bench.history.on_timeout(bench.at(309)).is_empty());
     assert_eq!(split(&bench.history.on_timeout(bench.at(310))).1, vec![0]);
 }
@@ -323,7 +335,7 @@ fn the_last_ones_are_lost_without_later_ones() {
         let outcomes = bench.hear(millis, &report).outcomes;
         split(&outcomes).1
     };
-    assert_eq!(hear(1_149), vec![]);
+    assert_eq!(hear(1_149), Vec::<Sequence>::new());
     assert_eq!(hear(1_160), vec![last]);
     // And if no report comes at all, after a second.
     let last = bench.send(2_000, 0);
@@ -352,7 +364,10 @@ fn what_is_held_up_is_not_lost() {
         bench.send(millis, 0);
         arrivals.push(Some(560));
         let report = bench.report(1, millis, &[]);
-        assert_eq!(split(&bench.hear(millis + 25, &report).outcomes).1, vec![]);
+        assert_eq!(
+            split(&bench.hear(millis + 25, &report).outcomes).1,
+            Vec::<Sequence>::new()
+        );
     }
     let report = bench.report(1, 560, &arrivals);
     assert_eq!(split(&bench.hear(585, &report).outcomes).0.len(), 50);
