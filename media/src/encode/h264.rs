@@ -153,7 +153,7 @@ impl PictureEncoder {
                 frame = frame.number,
                 "no usable reference: a key frame instead"
             );
-            self.backend()?.force_key()?;
+            self.backend()?.force_key();
             let Some(again) = self.attempt(picture)? else {
                 return Ok(None);
             };
@@ -188,7 +188,7 @@ impl PictureEncoder {
             }
         }
         if self.wanted == Wanted::Key {
-            self.backend()?.force_key()?;
+            self.backend()?.force_key();
         }
         // Each time, since the library forgets what it is told too early; it marks no other until it knows.
         let confirmed = self

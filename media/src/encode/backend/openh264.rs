@@ -1,19 +1,24 @@
-//! openh264's encoder through its raw interface: the safe crate above it overwrites at the next frame what
-//! was set by options, and hides temporal layers and long-term references.
+//! openh264's encoder: made, started and destroyed by the crate's safe face, driven through the raw one that
+//! it gives out. The safe one has no temporal layers, no slices and no feedback about references, and would
+//! overwrite these settings at the next frame.
 #![expect(
     unsafe_code,
-    reason = "the library is C++ behind a table of C functions"
+    reason = "options and frames of the raw encoder are C structures"
 )]
 
 use std::ffi::{c_int, c_void};
 use std::fmt;
-use std::ptr;
 
-use openh264_sys2::source::APILoader;
+use openh264::encoder::{
+    Complexity, Encoder, EncoderConfig, EncoderRawAPI, FrameRate, RateControlMode, SpsPpsStrategy,
+    UsageType,
+};
+use openh264::formats::YUVBuffer;
+use openh264::{Error, OpenH264API};
 use openh264_sys2::{
     CAMERA_VIDEO_REAL_TIME, CONSTANT_ID, ENCODER_LTR_MARKING_FEEDBACK,
     ENCODER_LTR_RECOVERY_REQUEST, ENCODER_OPTION, ENCODER_OPTION_BITRATE,
-    ENCODER_OPTION_FRAME_RATE, ENCODER_OPTION_TRACE_LEVEL, ISVCEncoder, ISVCEncoderVtbl,
+    ENCODER_OPTION_FRAME_RATE, ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, ENCODER_OPTION_TRACE_LEVEL,
     LOW_COMPLEXITY, LTR_MARKING_SUCCESS, LTR_RECOVERY_REQUEST, PRO_BASELINE, RC_BITRATE_MODE,
     SBitrateInfo, SCREEN_CONTENT_REAL_TIME, SEncParamExt, SFrameBSInfo, SLTRMarkingFeedback,
     SLTRRecoverRequest, SM_FIXEDSLCNUM_SLICE, SM_SINGLE_SLICE, SPATIAL_LAYER_ALL, SSourcePicture,
@@ -35,6 +40,8 @@ const SLICED_HEIGHT: u32 = 540;
 /// Slices of such a picture, and threads for them.
 const SLICES: u32 = 4;
 const THREADS: u16 = 2;
+/// Side, pixels, of the picture that starts the library; the least that it takes.
+const STARTER: usize = 16;
 
 /// What `request_recovery` must tell: numbers of frames as the library counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,37 +57,27 @@ pub(in crate::encode) struct Recovery {
 /// One encoder. Every method may be called in any order; after an error of [`Self::encode`] the object must
 /// not be used again.
 pub(in crate::encode) struct Backend {
-    encoder: *mut ISVCEncoder,
+    encoder: Encoder,
 }
-
-// SAFETY: the object is only reached through `&mut self`, and openh264 ties nothing to the thread that made
-// it: its worker threads are its own, and they rest whenever no call is being made.
-unsafe impl Send for Backend {}
 
 impl Backend {
     /// Makes and sets up an encoder whose first frame is a key frame.
     pub(in crate::encode) fn new(config: &PictureConfig) -> Result<Self, EncodeError> {
-        let mut encoder = ptr::null_mut();
-        // SAFETY: the argument is a valid place for a pointer, which the call fills.
-        let code = unsafe { APILoader::WelsCreateSVCEncoder(&raw mut encoder) };
-        if code != 0 || encoder.is_null() {
-            return Err(failed("start", code));
-        }
-        // From here on dropping destroys it.
+        let encoder = Encoder::with_api_config(OpenH264API::from_source(), starter(config))
+            .map_err(|error| refused("start", &error))?;
         let mut this = Self { encoder };
         this.option(ENCODER_OPTION_TRACE_LEVEL, "be quiet", WELS_LOG_QUIET)?;
+        // The safe face initializes the library at its first picture, and nothing else does; the options
+        // that follow make it begin anew, as it must do for another strategy of parameter sets.
+        this.encoder
+            .encode(&YUVBuffer::new(STARTER, STARTER))
+            .map_err(|error| refused("start", &error))?;
         let mut parameters = SEncParamExt::default();
-        let (defaults, initialize) = (this.table()?.GetDefaultParams, this.table()?.InitializeExt);
-        let (Some(defaults), Some(initialize)) = (defaults, initialize) else {
-            return Err(failed("find its functions", 0));
-        };
-        // SAFETY: the object lives, and `parameters` is a valid structure that the call fills.
-        let code = unsafe { defaults(this.encoder, &raw mut parameters) };
+        // SAFETY: `parameters` is a valid structure that the call fills.
+        let code = unsafe { this.raw().get_default_params(&raw mut parameters) };
         check("tell its defaults", code)?;
         fill(&mut parameters, config);
-        // SAFETY: the object lives, and `parameters` is a valid structure that the call copies.
-        let code = unsafe { initialize(this.encoder, &raw const parameters) };
-        check("set up", code)?;
+        this.option(ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, "set up", parameters)?;
         Ok(this)
     }
 
@@ -91,15 +88,12 @@ impl Backend {
         picture: &Picture,
         into: &mut Vec<u8>,
     ) -> Result<Option<u8>, EncodeError> {
-        let Some(encode) = self.table()?.EncodeFrame else {
-            return Err(failed("find its functions", 0));
-        };
         let mut info = Box::<SFrameBSInfo>::default();
         let source = source(picture);
-        // SAFETY: the object lives and is initialized; the planes that `source` points to belong to
-        // `picture`, which outlives the call, and have the sizes it states (`Picture` checks them). The
-        // library does not write to them.
-        let code = unsafe { encode(self.encoder, &raw const source, &raw mut *info) };
+        // SAFETY: the library is initialized; the planes that `source` points to belong to `picture`, which
+        // outlives the call, and have the sizes it states (`Picture` checks them). The library does not
+        // write to them.
+        let code = unsafe { self.raw().encode_frame(&raw const source, &raw mut *info) };
         check("encode", code)?;
         into.clear();
         if info.eFrameType == videoFrameTypeSkip {
@@ -146,12 +140,8 @@ impl Backend {
     }
 
     /// Makes the next frame a key frame.
-    pub(in crate::encode) fn force_key(&mut self) -> Result<(), EncodeError> {
-        let Some(force) = self.table()?.ForceIntraFrame else {
-            return Err(failed("find its functions", 0));
-        };
-        // SAFETY: the object lives and is initialized.
-        check("make a key frame", unsafe { force(self.encoder, true) })
+    pub(in crate::encode) fn force_key(&mut self) {
+        self.encoder.force_intra_frame();
     }
 
     /// Makes the next base frame refer to a long-term reference that is confirmed and good, or to nothing.
@@ -192,27 +182,17 @@ impl Backend {
         action: &'static str,
         mut value: T,
     ) -> Result<(), EncodeError> {
-        let Some(set) = self.table()?.SetOption else {
-            return Err(failed("find its functions", 0));
-        };
         let value: *mut c_void = (&raw mut value).cast();
-        // SAFETY: the object lives; `value` points to a value of the type that belongs to `option`, as each
-        // of the callers in this file sees to; the library copies it.
-        check(action, unsafe { set(self.encoder, option, value) })
+        // SAFETY: `value` points to a value of the type that belongs to `option`, as each of the callers in
+        // this file sees to; the library copies it.
+        check(action, unsafe { self.raw().set_option(option, value) })
     }
 
-    fn table(&self) -> Result<&ISVCEncoderVtbl, EncodeError> {
-        // SAFETY: `encoder` points to a living object, which begins with a pointer to its table of
-        // functions; the table is a constant of the library.
-        unsafe { (*self.encoder).as_ref() }.ok_or_else(|| failed("find its functions", 0))
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        // SAFETY: the pointer came from `WelsCreateSVCEncoder`, and nobody else has it. The library takes
-        // down what was set up before it frees the object.
-        unsafe { APILoader::WelsDestroySVCEncoder(self.encoder) }
+    /// The raw face of the encoder.
+    const fn raw(&mut self) -> &EncoderRawAPI {
+        // SAFETY: what is set through it does not disturb the safe face, which only encoded the picture that
+        // started it, and encodes no other.
+        unsafe { self.encoder.raw_api() }
     }
 }
 
@@ -220,6 +200,22 @@ impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("openh264")
     }
+}
+
+/// What the library is started with: as little work as it lets us ask for. The usage may not change
+/// afterwards; the strategy of parameter sets must, see [`Backend::new`].
+const fn starter(config: &PictureConfig) -> EncoderConfig {
+    EncoderConfig::new()
+        .usage_type(match config.content {
+            Content::Camera => UsageType::CameraVideoRealTime,
+            Content::Screen => UsageType::ScreenContentRealTime,
+        })
+        .sps_pps_strategy(SpsPpsStrategy::IncreasingId)
+        .max_frame_rate(FrameRate::from_hz(config.frames_per_second))
+        .rate_control_mode(RateControlMode::Off)
+        .complexity(Complexity::Low)
+        .scene_change_detect(false)
+        .num_threads(1)
 }
 
 fn fill(parameters: &mut SEncParamExt, config: &PictureConfig) {
@@ -253,6 +249,8 @@ fn fill(parameters: &mut SEncParamExt, config: &PictureConfig) {
         0
     };
     parameters.iLtrMarkPeriod = MARK_PERIOD;
+    // One more for the frame before; left alone, the library only counts them at its first start.
+    parameters.iNumRefFrame = 1 + parameters.iLTRRefNum;
     let sliced = config.size.height() >= SLICED_HEIGHT;
     parameters.iMultipleThreadIdc = if sliced { THREADS } else { 1 };
     // Balancing changes the slices' shapes by measured time: the same pictures would give other bytes.
@@ -293,6 +291,10 @@ fn as_int(number: u32) -> c_int {
 
 const fn failed(action: &'static str, code: c_int) -> EncodeError {
     EncodeError::Library { action, code }
+}
+
+fn refused(action: &'static str, error: &Error) -> EncodeError {
+    failed(action, c_int::try_from(error.native_code()).unwrap_or(0))
 }
 
 fn check(action: &'static str, code: c_int) -> Result<(), EncodeError> {
