@@ -416,13 +416,14 @@ impl Sender {
         let network = Network {
             loss: loss.random,
             mean_burst: loss.mean_burst_packets.max(1.0),
-            round_trip: self.estimator.round_trip(),
+            // How long the way is, not how long its queue: against a queue repair would be the wrong answer.
+            round_trip: self.estimator.min_round_trip(),
             burst_span: self.bursts.span(now),
             headroom: self.estimator.estimate_bits_per_sec() as f64 / used as f64,
         };
         self.policy.update(now, &network);
         self.resend
-            .set_network(network.round_trip, self.policy.loss());
+            .set_network(self.estimator.round_trip(), self.policy.loss());
     }
 
     fn on_stream_report(&mut self, now: Instant, report: &StreamReport, outputs: &mut Outputs) {
@@ -550,6 +551,7 @@ impl Sender {
         }
         let overdue = self.sent.on_timeout(now);
         if !overdue.is_empty() {
+            self.estimator.on_overdue(now, &overdue);
             self.on_outcomes(now, &overdue);
         }
         self.estimator.handle_timeout(now);
@@ -594,10 +596,20 @@ impl Sender {
                 }
                 self.shares = None;
             }
-            RateEvent::Back { restarted: false }
-            | RateEvent::Drained
-            | RateEvent::Blind
-            | RateEvent::VideoOff => self.shares = None,
+            RateEvent::Drained => {
+                let shares = self.allocation();
+                for video in self.video.iter_mut().filter(|video| video.on) {
+                    if video.on_drained(now, shares.camera_bits_per_sec) {
+                        self.resend.abandon_before(video.stream, video.next);
+                        video.counters.steps += 1;
+                        video.force_key(now, outputs);
+                    }
+                }
+                self.shares = None;
+            }
+            RateEvent::Back { restarted: false } | RateEvent::Blind | RateEvent::VideoOff => {
+                self.shares = None
+            }
         }
     }
 

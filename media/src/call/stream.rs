@@ -117,6 +117,11 @@ impl VideoOut {
         !self.is_screen() && self.ladder.on_cliff(now, share)
     }
 
+    /// A drain is over; `true` if the picture had gone off and comes back, with a key frame.
+    pub(super) fn on_drained(&mut self, now: Instant, share: u64) -> bool {
+        !self.is_screen() && self.ladder.on_drained(now, share)
+    }
+
     /// The stream has a share of `share` on the wire, its encoder gets `target`: tells it when it should know.
     pub(super) fn set_share(
         &mut self,

@@ -127,6 +127,7 @@ impl Path {
         self.compete
             .on_report(now, view.queue.p10, view.acked_whole);
         if self.mode == Mode::Blind {
+            self.back = now;
             self.come_back(now);
         }
         match self.mode {

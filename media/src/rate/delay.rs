@@ -122,6 +122,14 @@ impl Delay {
         }
     }
 
+    /// The queue that the newest packet found, with its jitter; 0 before the first.
+    pub(super) fn latest(&self) -> f64 {
+        let newest = self.samples.back().map(|sample| sample.delay);
+        newest
+            .zip(self.base())
+            .map_or(0.0, |(delay, base)| delay - base)
+    }
+
     fn base(&self) -> Option<f64> {
         self.buckets
             .iter()

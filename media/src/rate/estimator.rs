@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::path::{Path, millis};
 use crate::OtherTraffic;
-use crate::history::{Feedback, SentPacket};
+use crate::history::{Feedback, Outcome, SentPacket};
 
 /// What was learnt of a path is kept for so long after it was left.
 const KEEP_PATH: Duration = Duration::from_secs(60);
@@ -235,6 +235,14 @@ impl Estimator {
             self.path.hear_ringing(now);
         } else {
             self.path.decide(now, &view);
+        }
+    }
+
+    /// Packets that turned out to be lost between reports (see [`crate::history::SentHistory::on_timeout`]).
+    pub fn on_overdue(&mut self, now: Instant, outcomes: &[Outcome]) {
+        let now = self.at(now);
+        if let Some(epoch) = self.epoch {
+            self.path.on_overdue(now, self.base, epoch, outcomes);
         }
     }
 

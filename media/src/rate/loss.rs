@@ -48,6 +48,8 @@ const BIN_MS: f64 = 50.0;
 const BINS: usize = 100;
 /// Windows of the short memory, bins: two seconds for the total, five for bursts.
 const TOTAL_BINS: usize = 40;
+/// Packets that found no queue, in five seconds, from which on their loss is known.
+const FREE_PACKETS: u32 = 50;
 /// A packet of full size, bytes: the model counts in these.
 const FULL_BYTES: f64 = 1_200.0;
 /// The same for a limit that was believed already, while no two rates differ.
@@ -68,6 +70,9 @@ struct Bin {
     packets: u32,
     lost: u32,
     runs: u32,
+    /// Of these, packets that found no queue.
+    free: u32,
+    free_lost: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +100,9 @@ pub(super) struct Known {
     pub(super) rate: f64,
     /// It is lost.
     pub(super) lost: bool,
+    /// Packets about it waited in a queue of the network's, or nothing at all arrived: its loss says nothing about
+    /// chance.
+    pub(super) queued: bool,
 }
 
 /// What the model says.
@@ -117,6 +125,9 @@ pub(super) struct Loss {
     pending_since: Option<f64>,
     ring: VecDeque<Observation>,
     fit: Fit,
+    /// Share of lost packets among those that found no queue, where that was known last.
+    free_share: f64,
+    free_known: bool,
     test: Option<Test>,
     next_test: f64,
     tests: usize,
@@ -144,6 +155,7 @@ impl Loss {
             bytes,
             rate,
             lost,
+            queued,
         } = packet;
         let run = lost && self.last_lost.is_none_or(|last| last + 1 != number);
         if lost {
@@ -153,6 +165,8 @@ impl Loss {
         bin.packets += 1;
         bin.lost += u32::from(lost);
         bin.runs += u32::from(run);
+        bin.free += u32::from(!queued);
+        bin.free_lost += u32::from(lost && !queued);
         self.pending_since.get_or_insert(now);
         // By bytes, in packets of full size: a policer lets small ones pass.
         let packets = bytes / FULL_BYTES;
@@ -174,6 +188,7 @@ impl Loss {
         let packets = bytes / FULL_BYTES;
         if let Some(bin) = self.bins.iter_mut().rev().find(|bin| bin.lost > 0) {
             bin.lost -= 1;
+            bin.free_lost = bin.free_lost.min(bin.lost);
             bin.runs = bin.runs.min(bin.lost);
         }
         if self.pending.lost >= packets {
@@ -185,6 +200,7 @@ impl Loss {
 
     /// Closes an observation when it is time, and fits the model anew; then judges or begins a test.
     pub(super) fn update(&mut self, now: f64, around: Around) {
+        self.watch_free();
         if self.pending.packets >= OBSERVATION_PACKETS
             && self
                 .pending_since
@@ -245,13 +261,26 @@ impl Loss {
         let lost: u64 = self.bins.iter().map(|bin| u64::from(bin.lost)).sum();
         let runs: u64 = self.bins.iter().map(|bin| u64::from(bin.runs)).sum();
         LossView {
-            random: self.fit.random,
+            random: self.free_share.min(self.fit.random),
             total: self.share(TOTAL_BINS),
             mean_burst_packets: if runs == 0 {
                 1.0
             } else {
                 lost as f64 / runs as f64
             },
+        }
+    }
+
+    /// What is lost where there is no queue is not lost by one. While there is always one, what was known before
+    /// stands.
+    fn watch_free(&mut self) {
+        let free: u32 = self.bins.iter().map(|bin| bin.free).sum();
+        let lost: u32 = self.bins.iter().map(|bin| bin.free_lost).sum();
+        if free >= FREE_PACKETS {
+            self.free_known = true;
+        }
+        if free >= FREE_PACKETS || !self.free_known {
+            self.free_share = f64::from(lost) / f64::from(free.max(FREE_PACKETS));
         }
     }
 
@@ -471,6 +500,7 @@ mod tests {
                 bytes: 1_200.0,
                 rate: sent,
                 lost,
+                queued: false,
             };
             loss.on_packet(now, packet);
             let around = Around {
@@ -554,6 +584,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_queue_lost_is_not_random() {
+        let mut loss = Loss::default();
+        let around = Around {
+            rate: 3e5,
+            acked: 3e5,
+            queue: 0.0,
+            round_trip: 50.0,
+        };
+        for number in 0..2_000u64 {
+            let queued = number < 400;
+            let packet = Known {
+                number,
+                send: number as f64,
+                bytes: 1_200.0,
+                rate: 3e5,
+                lost: number % 5 == 0 && queued || number % 50 == 0,
+                queued,
+            };
+            loss.on_packet(number as f64, packet);
+            loss.update(number as f64, around);
+            assert!(loss.view().random < 0.05, "{number}: {:?}", loss.view());
+        }
+        assert!(loss.view().random > 0.015, "{:?}", loss.view());
+        assert!(loss.fit().random > 0.03, "{:?}", loss.fit());
+    }
+
+    #[test]
     fn runs_are_measured_and_late_packets_forgiven() {
         let mut loss = Loss::default();
         for number in 0..200 {
@@ -563,6 +620,7 @@ mod tests {
                 bytes: 1_200.0,
                 rate: 1e6,
                 lost: number % 20 < 5,
+                queued: false,
             };
             loss.on_packet(number as f64, packet);
         }

@@ -44,6 +44,9 @@ const SHORT_LOSS_BINS: usize = 20;
 const RINGING_SHARE: f64 = 0.7;
 /// A probe is welcome while the queue is shorter, ms.
 const PROBE_QUEUE_MS: f64 = 20.0;
+/// A packet lost beside one that waited longer than this in the network may be lost by the queue's end, ms: longer
+/// than jitter makes most wait, and shorter than any queue that a narrow link is worth having with.
+const QUEUED_MS: f64 = 50.0;
 
 #[derive(Debug, Clone, Copy)]
 struct Flying {
@@ -131,6 +134,10 @@ pub(super) struct Path {
     pub(super) compete: Compete,
     flying: BTreeMap<Sequence, Flying>,
     flying_bytes: f64,
+    /// Packets found lost since the report before.
+    newly_lost: u32,
+    /// When reports came again after a pause.
+    pub(super) back: f64,
     sent: Meter,
     audio: Meter,
     other_sent: Meter,
@@ -210,6 +217,8 @@ impl Path {
             compete: Compete::default(),
             flying: BTreeMap::new(),
             flying_bytes: 0.0,
+            newly_lost: 0,
+            back: f64::NEG_INFINITY,
             sent: Meter::default(),
             audio: Meter::default(),
             other_sent: Meter::default(),
@@ -293,15 +302,20 @@ impl Path {
         if let Some(trip) = feedback.round_trip {
             self.on_round_trip(now, trip.as_secs_f64() * 1e3);
         }
-        let mut lost = 0;
-        for outcome in &feedback.outcomes {
-            if outcome.packet.path_epoch == epoch {
-                lost += u32::from(self.on_outcome(now, base, outcome));
-            }
-        }
+        self.on_overdue(now, base, epoch, &feedback.outcomes);
+        let lost = std::mem::take(&mut self.newly_lost);
         self.queue = self.delay.queue();
         self.watch_limit(now);
         self.view(now, lost, feedback.ce_marks)
+    }
+
+    /// What became of packets, by a report or by none; it counts with the next report.
+    pub(super) fn on_overdue(&mut self, now: f64, base: Instant, epoch: u32, outcomes: &[Outcome]) {
+        for outcome in outcomes {
+            if outcome.packet.path_epoch == epoch {
+                self.newly_lost += u32::from(self.on_outcome(now, base, outcome));
+            }
+        }
     }
 
     /// `true` if it is lost.
@@ -320,6 +334,9 @@ impl Path {
                     bytes,
                     rate: flying.rate,
                     lost: arrival.is_none(),
+                    queued: matches!(self.mode, Mode::Drain | Mode::Blind)
+                        || send < self.back
+                        || self.delay.latest() > QUEUED_MS,
                 };
                 self.loss.on_packet(now, known);
             }

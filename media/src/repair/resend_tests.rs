@@ -297,8 +297,8 @@ fn a_lone_packet_is_copied_and_a_last_one_repeated() {
     store.on_sent(&packet(1, start, video(1, 0, 0)));
     assert_eq!(store.poll_timeout(), None);
     store.on_sent(&packet(2, start, video(1, 1, 0)));
-    assert_eq!(store.poll_timeout(), Some(start + 15 * MILLI));
-    assert_eq!(drain(&mut store, start + 15 * MILLI), [(1, 1, 1)]);
+    assert_eq!(store.poll_timeout(), Some(start + 25 * MILLI));
+    assert_eq!(drain(&mut store, start + 25 * MILLI), [(1, 1, 1)]);
     // Anything behind it does as well.
     store.on_sent(&packet(3, start, video(2, 1, 0)));
     store.on_sent(&packet(4, start, Content::Report));

@@ -152,6 +152,7 @@ struct End {
     sound_frame: Duration,
     sound_rate: u64,
     buffer: AudioBuffer,
+    sync_delay: Duration,
     origin_ticks: u64,
     audio_ticks: u64,
     captured: BTreeMap<u64, Instant>,
@@ -204,6 +205,7 @@ impl World {
                 sound_frame: 10 * MILLI,
                 sound_rate: 32_000,
                 buffer: AudioBuffer::new(),
+                sync_delay: Duration::ZERO,
                 origin_ticks: first,
                 audio_ticks: first,
                 captured: BTreeMap::new(),
@@ -327,15 +329,46 @@ impl World {
             Happens::Changes(change) => self.change(change),
             Happens::Samples => {
                 let now = self.now;
-                for end in &mut self.ends {
-                    let stats = end.call.stats(now);
-                    end.estimates
-                        .push((now, stats.network.estimate_bits_per_sec));
-                    end.modes.push(stats.network.mode.clone());
+                let stats = [0, 1].map(|index| self.ends[index].call.stats(now));
+                for (index, end) in self.ends.iter_mut().enumerate() {
+                    let estimate = stats[index].network.estimate_bits_per_sec;
+                    end.estimates.push((now, estimate));
                 }
+                let line = self.trace(&stats[0], &stats[1]);
+                self.ends[0].modes.push(line);
                 self.at(now + 100 * MILLI, Happens::Samples);
             }
         }
+    }
+
+    /// What each part of the first end's way to the second one does now.
+    fn trace(&self, sender: &Snapshot, receiver: &Snapshot) -> String {
+        let (network, end) = (&sender.network, &self.ends[1]);
+        let latency =
+            |of: &[(Instant, Duration)]| of.last().map_or(0, |(_, late)| late.as_millis());
+        let order = self.ends[0].order;
+        let (height, rate) =
+            order.map_or((0, 0), |order| (order.size.height(), order.frames_per_sec));
+        let picture = receiver.video_in.first();
+        format!(
+            "{:8} queue {:3.0} loss {:4.1} resent {} parity {} probes {} picture {height}@{rate} {:4} kbit/s sound {} ms \
+             | picture {} ms (delay {:.0}) sound {} ms (buffer {} target {} sync {}) skew {:.0}",
+            network.mode,
+            network.queue_millis,
+            100.0 * network.loss,
+            network.resent_bytes,
+            network.parity_bytes,
+            network.probe_bytes,
+            order.map_or(0, |order| order.bits_per_sec / 1_000),
+            sender.sound_out.frame_millis,
+            latency(&end.shown),
+            picture.map_or(0.0, |picture| picture.playout_delay_millis),
+            latency(&end.heard),
+            end.buffer.buffer_millis(),
+            end.buffer.target().as_millis(),
+            end.sync_delay.as_millis(),
+            receiver.sound_in.av_skew_millis,
+        )
     }
 
     fn show(&mut self, index: usize, time: VideoTime) {
@@ -555,6 +588,7 @@ impl World {
                 buffer.set_repair_delay(order.repair_delay);
                 buffer.set_repair_wait(order.repair_wait);
                 buffer.set_sync_delay(order.sync_delay);
+                self.ends[index].sync_delay = order.sync_delay;
             }
             Output::BufferPathSwitch => self.ends[index].buffer.on_path_switch(now),
             Output::Event(event) => self.ends[index].events.push((now, event)),
