@@ -140,6 +140,8 @@ pub struct AudioStats {
 pub struct AudioBuffer {
     tracker: DelayTracker,
     queue: SoundQueue,
+    /// The latest frame that came by itself.
+    newest: Option<FrameNumber>,
     stretcher: Stretcher,
     noise: ComfortNoise,
     state: State,
@@ -187,6 +189,7 @@ impl AudioBuffer {
         Self {
             tracker: DelayTracker::new(),
             queue: SoundQueue::new(),
+            newest: None,
             stretcher: Stretcher::new(),
             noise: ComfortNoise::new(),
             state: State::Waiting,
@@ -252,6 +255,9 @@ impl AudioBuffer {
                 self.stats.frames_received += 1;
                 self.stats.frames_from_copies += u64::from(copy);
             }
+        }
+        if !copy && self.is_overtaken(sound.number) {
+            return inserted;
         }
         let delay = self.tracker.on_arrival(arrival, sound.time);
         let stalled = matches!(self.state, State::Concealing { made } if made > 0);
@@ -374,9 +380,24 @@ impl AudioBuffer {
         delay.saturating_abs() > ANEW_NANOS || (old && delay < JUMP_OVER)
     }
 
+    /// Whether the frame of `number` comes by itself after a later one while copies are sent: again, most
+    /// likely. To wait for such frames would cost tens of milliseconds all the time for the few whose copies
+    /// are all lost; they are played if they come in time as it is.
+    fn is_overtaken(&mut self, number: FrameNumber) -> bool {
+        let after = self
+            .newest
+            .map_or(0, |newest| newest.saturating_sub(number));
+        let overtaken = (1..=MAX_QUEUED as u64).contains(&after);
+        if !overtaken {
+            self.newest = Some(number);
+        }
+        overtaken && self.repair_delay > Duration::ZERO
+    }
+
     fn restart(&mut self) {
         self.tracker = DelayTracker::new();
         self.queue = SoundQueue::new();
+        self.newest = None;
         self.state = State::Waiting;
         self.delays.clear();
         self.silent = false;

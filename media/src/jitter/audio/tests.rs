@@ -533,6 +533,26 @@ fn copies_repair_a_fifth_of_loss() {
 }
 
 #[test]
+fn what_is_sent_again_is_played_in_time_and_not_waited_for() {
+    for (again_millis, concealed) in [(30.0, false), (90.0, true)] {
+        let mut run = Run::new(speech);
+        run.buffer.set_repair_delay(Duration::from_millis(30));
+        // Every 20th is lost, and so are its copies.
+        run.send_all(0..1_000, &[], |index| (index % 20 != 7).then_some(25.0));
+        for index in (7..1_000).step_by(20) {
+            run.send(index, body(index, 480, &[]), 25.0 + again_millis);
+        }
+        run.until(9_900);
+        let delay = run.mean_delay(4_000..9_900);
+        assert!((55.0..70.0).contains(&delay), "{delay}");
+        let stats = run.stats();
+        let most = if concealed { 50 * 480 } else { 480 };
+        assert!(stats.concealed_samples <= most, "{stats:?}");
+        assert_eq!(stats.frames_late > 40, concealed);
+    }
+}
+
+#[test]
 fn silence_of_the_sender_is_no_loss() {
     let mut run = Run::new(speech);
     for index in 0..1_500u64 {
