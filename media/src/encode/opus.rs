@@ -1,20 +1,11 @@
 //! Sound to Opus at 48 kHz, one block in and one packet out.
 
+use super::backend::opus::{Backend, Settings};
+use crate::{EncodedSound, Samples};
 use bytes::Bytes;
-use opusic_sys::{
-    OPUS_AUTO, OPUS_SET_BITRATE_REQUEST, OPUS_SET_COMPLEXITY_REQUEST,
-    OPUS_SET_DRED_DURATION_REQUEST, OPUS_SET_DTX_REQUEST, OPUS_SET_INBAND_FEC_REQUEST,
-    OPUS_SET_PACKET_LOSS_PERC_REQUEST, OPUS_SET_SIGNAL_REQUEST, OPUS_SIGNAL_VOICE,
-};
-
-use super::backend::opus::Backend;
-use crate::{EncodedSound, MAX_CHANNELS, Samples};
 
 /// Bytes of a packet at most (RFC 6716 §3.4).
 pub const MAX_SOUND_PACKET: usize = 1_275;
-/// How hard the encoder tries, 0 to 10: 7.6 ms of processor for a second of sound; 10 takes half as much
-/// again and is not heard.
-const COMPLEXITY: i32 = 9;
 /// Bits a second that Opus takes (RFC 6716 §2.1.1).
 const RATES: (u32, u32) = (6_000, 510_000);
 /// A packet of discontinuous transmission has at most this many bytes: the table of contents, and nothing or
@@ -60,7 +51,8 @@ pub enum Redundancy {
         expected_loss: f32,
     },
     /// A very coarse copy of all that was said in the last moments (DRED), which bridges bursts of losses;
-    /// about 5 kbit/s. Left out by the library from packets that the rate leaves no room in.
+    /// about 5 kbit/s. Left out by the library from packets that the rate leaves no room in. Where it
+    /// was not asked for from the start, the codec begins anew once, and some 6 ms of sound are lost.
     Deep {
         /// Share of packets that will be lost for good, 0 to 1: the more, the larger its part of the rate.
         expected_loss: f32,
@@ -93,6 +85,7 @@ pub enum SoundEncodeError {
 #[derive(Debug)]
 pub struct SoundEncoder {
     backend: Backend,
+    settings: Settings,
     channels: u8,
     buffer: Box<[u8; MAX_SOUND_PACKET]>,
 }
@@ -106,20 +99,20 @@ impl SoundEncoder {
     /// # Errors
     /// [`SoundEncodeError::Channels`], [`SoundEncodeError::Library`].
     pub fn new(config: SoundConfig) -> Result<Self, SoundEncodeError> {
-        if !(1..=MAX_CHANNELS).contains(&config.channels) {
-            return Err(SoundEncodeError::Channels(config.channels));
-        }
-        let mut backend = Backend::new(config.channels)?;
-        backend.set(OPUS_SET_COMPLEXITY_REQUEST, COMPLEXITY)?;
-        let mut this = Self {
-            backend,
+        let bare = Settings {
+            bits_per_second: possible(config.bits_per_second),
+            copy: false,
+            loss: 0,
+            deep: 0,
+            discontinuous: config.discontinuous,
+        };
+        let settings = with(bare, config.redundancy);
+        Ok(Self {
+            backend: Backend::new(config.channels, &settings)?,
+            settings,
             channels: config.channels,
             buffer: Box::new([0; MAX_SOUND_PACKET]),
-        };
-        this.set_rate(config.bits_per_second)?;
-        this.set_redundancy(config.redundancy)?;
-        this.set_discontinuous(config.discontinuous)?;
-        Ok(this)
+        })
     }
 
     /// Encodes a block of 10, 20, 40 or 60 ms, as it comes: the length may differ from block to block.
@@ -156,8 +149,10 @@ impl SoundEncoder {
     /// # Errors
     /// [`SoundEncodeError::Library`].
     pub fn set_rate(&mut self, bits_per_second: u32) -> Result<(), SoundEncodeError> {
-        let rate = bits_per_second.clamp(RATES.0, RATES.1);
-        self.backend.set(OPUS_SET_BITRATE_REQUEST, rate as i32)
+        self.apply(Settings {
+            bits_per_second: possible(bits_per_second),
+            ..self.settings
+        })
     }
 
     /// Lets packets carry more or less of those before them.
@@ -165,33 +160,7 @@ impl SoundEncoder {
     /// # Errors
     /// [`SoundEncodeError::Library`].
     pub fn set_redundancy(&mut self, redundancy: Redundancy) -> Result<(), SoundEncodeError> {
-        // Both at once are worse than either.
-        let (copy, loss, tens) = match redundancy {
-            Redundancy::None => (false, 0.0, 0),
-            Redundancy::Copy { expected_loss } => (true, expected_loss, 0),
-            Redundancy::Deep {
-                expected_loss,
-                tens,
-            } => (false, expected_loss, tens.min(MAX_DEEP)),
-        };
-        // What is no number becomes the least.
-        let least = if redundancy == Redundancy::None {
-            0.0
-        } else {
-            1.0
-        };
-        let percent = (loss * 100.0).ceil().max(least).min(100.0) as i32;
-        // The mode of the codec for music has no copies.
-        let signal = if copy { OPUS_SIGNAL_VOICE } else { OPUS_AUTO };
-        for (request, value) in [
-            (OPUS_SET_INBAND_FEC_REQUEST, i32::from(copy)),
-            (OPUS_SET_PACKET_LOSS_PERC_REQUEST, percent),
-            (OPUS_SET_DRED_DURATION_REQUEST, tens.into()),
-            (OPUS_SET_SIGNAL_REQUEST, signal),
-        ] {
-            self.backend.set(request, value)?;
-        }
-        Ok(())
+        self.apply(with(self.settings, redundancy))
     }
 
     /// Switches discontinuous transmission.
@@ -199,7 +168,52 @@ impl SoundEncoder {
     /// # Errors
     /// [`SoundEncodeError::Library`].
     pub fn set_discontinuous(&mut self, discontinuous: bool) -> Result<(), SoundEncodeError> {
-        self.backend
-            .set(OPUS_SET_DTX_REQUEST, i32::from(discontinuous))
+        self.apply(Settings {
+            discontinuous,
+            ..self.settings
+        })
     }
+
+    fn apply(&mut self, settings: Settings) -> Result<(), SoundEncodeError> {
+        if settings == self.settings {
+            return Ok(());
+        }
+        if self.backend.serves(&settings) {
+            self.backend.apply(&settings)?;
+        } else {
+            // Not fed with what came before: the decoder takes a first packet better than one that builds on
+            // packets it never saw.
+            self.backend = Backend::new(self.channels, &settings)?;
+        }
+        self.settings = settings;
+        Ok(())
+    }
+}
+
+fn possible(bits_per_second: u32) -> i32 {
+    bits_per_second.clamp(RATES.0, RATES.1) as i32
+}
+
+/// `settings` with another redundancy. Copies and deep redundancy at once are worse than either.
+fn with(settings: Settings, redundancy: Redundancy) -> Settings {
+    let (copy, loss, deep) = match redundancy {
+        Redundancy::None => (false, 0, 0),
+        Redundancy::Copy { expected_loss } => (true, percent(expected_loss), 0),
+        Redundancy::Deep {
+            expected_loss,
+            tens,
+        } => (false, percent(expected_loss), tens.min(MAX_DEEP)),
+    };
+    Settings {
+        copy,
+        loss,
+        deep,
+        ..settings
+    }
+}
+
+/// A share in hundredths, 1 to 100: at none the library would leave redundancy out. What is no number becomes
+/// the least.
+fn percent(share: f32) -> i32 {
+    ((share * 100.0).ceil() as i32).clamp(1, 100)
 }

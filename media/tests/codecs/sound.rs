@@ -218,6 +218,69 @@ fn without_redundancy_there_is_no_copy() {
 }
 
 #[test]
+fn copies_are_found_in_frames_of_each_length() {
+    let sound = speech(48_000 * 2);
+    for (len, channels) in [(480, 1), (960, 1), (1_920, 1), (2_880, 1), (960, 2)] {
+        let mut encoder = encoder(SoundConfig {
+            channels,
+            redundancy: Redundancy::Copy { expected_loss: 0.2 },
+            ..SoundConfig::default()
+        });
+        let (mut decoder, mut heard, mut found) = (decoder(), Vec::new(), 0);
+        for (index, part) in sound.chunks_exact(len).enumerate() {
+            let data = part.iter().flat_map(|&value| vec![value; channels.into()]);
+            let time = AudioTime::from_ticks((index * len) as u64);
+            let block = Samples::new(channels, time, data.collect()).expect("a block");
+            let packet = encoder.encode(&block, true).expect("it encodes");
+            heard.clear();
+            if decoder.decode_fec(&packet.data, len, &mut heard) == Ok(true) {
+                assert_eq!(heard.len(), len);
+                found += 1;
+            }
+        }
+        let all = sound.len() / len;
+        println!("{len} samples, {channels} channels: {found} of {all}");
+        assert!(
+            found * 2 > all,
+            "{len} samples, {channels} channels: {found} of {all}"
+        );
+    }
+}
+
+#[test]
+fn deep_redundancy_begins_in_the_middle() {
+    let sound = speech(48_000 * 2);
+    // In the middle of a syllable.
+    let at = 56;
+    // Signal to noise in the 60 ms from the switch on.
+    let around = |switched: bool| {
+        let mut encoder = encoder(SoundConfig::default());
+        let (mut decoder, mut heard) = (decoder(), Vec::new());
+        for index in 0..sound.len() / 960 {
+            if switched && index == at {
+                let deep = Redundancy::Deep {
+                    expected_loss: 0.1,
+                    tens: 20,
+                };
+                encoder.set_redundancy(deep).expect("200 ms");
+            }
+            let packet = encoder.encode(&block(&sound, index * 960, 960), true);
+            let packet = packet.expect("it encodes");
+            decoder
+                .decode(&packet.data, &mut heard)
+                .expect("it decodes");
+        }
+        quality(&sound[at * 960..(at + 3) * 960], &heard[at * 960..])
+    };
+    let (plain, switched) = (around(false), around(true));
+    println!("{plain:.1} dB without, {switched:.1} dB with");
+    assert!(
+        switched > plain - 4.0,
+        "{plain:.1} dB without, {switched:.1} dB with"
+    );
+}
+
+#[test]
 fn deep_redundancy_bridges_a_burst() {
     let sound = speech(48_000 * 4);
     let mut encoder = encoder(SoundConfig::default());

@@ -1,5 +1,5 @@
-//! libopus's decoder through its raw interface: deep concealment and deep redundancy (DRED) have no safe face
-//! yet.
+//! libopus's decoder through its raw interface: the `opus` crate neither switches deep concealment on nor reads
+//! deep redundancy (DRED), which works on the state of the decoder, and does not give that out.
 #![expect(unsafe_code, reason = "the library is C")]
 
 use std::ffi::c_int;
@@ -10,8 +10,7 @@ use opusic_sys::{
     OPUS_OK, OPUS_SET_COMPLEXITY_REQUEST, OpusDRED, OpusDREDDecoder, OpusDecoder,
     opus_decode_float, opus_decoder_create, opus_decoder_ctl, opus_decoder_destroy,
     opus_decoder_dred_decode_float, opus_dred_alloc, opus_dred_decoder_create,
-    opus_dred_decoder_destroy, opus_dred_free, opus_dred_parse, opus_packet_get_nb_samples,
-    opus_packet_get_samples_per_frame, opus_packet_has_lbrr,
+    opus_dred_decoder_destroy, opus_dred_free, opus_dred_parse,
 };
 
 /// Samples a second.
@@ -56,26 +55,6 @@ impl Backend {
             this.redundancy = opus_dred_alloc(&raw mut code);
         }
         Ok(this)
-    }
-
-    /// Samples that `packet` holds, if it is a packet at all.
-    pub(in crate::decode) fn samples(packet: &[u8]) -> Option<usize> {
-        let len = i32::try_from(packet.len()).ok().filter(|&len| len > 0)?;
-        // SAFETY: `packet` has `len` bytes, at least one, which are only read.
-        let samples = unsafe { opus_packet_get_nb_samples(packet.as_ptr(), len, RATE) };
-        usize::try_from(samples).ok().filter(|&samples| samples > 0)
-    }
-
-    /// Samples of the coarse copy of what was before it, if `packet` carries one: that of its first frame.
-    pub(in crate::decode) fn copied(packet: &[u8]) -> Option<usize> {
-        let len = i32::try_from(packet.len()).ok().filter(|&len| len > 0)?;
-        // SAFETY: `packet` has `len` bytes, at least one, which are only read.
-        if unsafe { opus_packet_has_lbrr(packet.as_ptr(), len) } != 1 {
-            return None;
-        }
-        // SAFETY: `packet` has a first byte, which is all that is read.
-        let samples = unsafe { opus_packet_get_samples_per_frame(packet.as_ptr(), RATE) };
-        usize::try_from(samples).ok()
     }
 
     /// Decodes `packet` (its coarse copy of the one before it if `copy`), or conceals where it is empty, into

@@ -1,42 +1,75 @@
-//! libopus's encoder through its raw interface: deep redundancy (DRED) has no safe face yet.
-#![expect(unsafe_code, reason = "the library is C")]
+//! libopus's encoder: that of the `opus` crate until deep redundancy is asked for, which only the raw one has.
 
-use std::ffi::c_int;
-use std::fmt;
-
-use opusic_sys::{
-    OPUS_APPLICATION_VOIP, OPUS_OK, OpusEncoder, opus_encode_float, opus_encoder_create,
-    opus_encoder_ctl, opus_encoder_destroy,
-};
+use opus::{Application, Bitrate, Channels, Encoder, Signal};
 
 use super::super::opus::SoundEncodeError;
+use super::deep::Deep;
 
-/// One encoder at 48 kHz.
-pub(in crate::encode) struct Backend {
-    encoder: *mut OpusEncoder,
-    channels: u8,
+/// Samples a second.
+pub(super) const RATE: u32 = 48_000;
+/// How hard the encoder tries, 0 to 10: 7.6 ms of processor for a second of sound; 10 takes half as much
+/// again and is not heard.
+pub(super) const COMPLEXITY: i32 = 9;
+
+/// All that can be set, as the library takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::encode) struct Settings {
+    /// Payload, bits a second.
+    pub(in crate::encode) bits_per_second: i32,
+    /// Coarse copies of the packet before.
+    pub(in crate::encode) copy: bool,
+    /// Packets that will be lost, of a hundred.
+    pub(in crate::encode) loss: i32,
+    /// How far deep redundancy reaches back, in units of 10 ms; 0 is none.
+    pub(in crate::encode) deep: u8,
+    /// Next to nothing in silence.
+    pub(in crate::encode) discontinuous: bool,
 }
 
-// SAFETY: the state is only reached through `&mut self`, and libopus ties nothing to a thread.
-unsafe impl Send for Backend {}
+/// One encoder at 48 kHz, for voice with all its tools (not the one of low delay, which has no redundancy).
+#[derive(Debug)]
+pub(in crate::encode) enum Backend {
+    /// Without deep redundancy.
+    Plain(Encoder),
+    /// With it, now or earlier.
+    Deep(Deep),
+}
 
 impl Backend {
-    /// Makes an encoder for voice with all its tools (not the one of low delay, which has no redundancy).
-    pub(in crate::encode) fn new(channels: u8) -> Result<Self, SoundEncodeError> {
-        let mut code = OPUS_OK;
-        // SAFETY: plain numbers, and a valid place for the result.
-        let encoder = unsafe {
-            opus_encoder_create(
-                48_000,
-                channels.into(),
-                OPUS_APPLICATION_VOIP,
-                &raw mut code,
-            )
+    /// Makes an encoder for 1 or 2 channels.
+    pub(in crate::encode) fn new(
+        channels: u8,
+        settings: &Settings,
+    ) -> Result<Self, SoundEncodeError> {
+        let wanted = match channels {
+            1 => Channels::Mono,
+            2 => Channels::Stereo,
+            other => return Err(SoundEncodeError::Channels(other)),
         };
-        if encoder.is_null() {
-            return Err(SoundEncodeError::Library(code));
+        let mut this = if settings.deep > 0 {
+            Self::Deep(Deep::new(channels)?)
+        } else {
+            let encoder = Encoder::new(RATE, wanted, Application::Voip).and_then(|mut made| {
+                made.set_complexity(COMPLEXITY)?;
+                Ok(made)
+            });
+            Self::Plain(encoder.map_err(refused)?)
+        };
+        this.apply(settings)?;
+        Ok(this)
+    }
+
+    /// Whether it can do what is set.
+    pub(in crate::encode) const fn serves(&self, settings: &Settings) -> bool {
+        settings.deep == 0 || matches!(self, Self::Deep(_))
+    }
+
+    /// Sets everything, from the next packet on. What it does not [serve](Self::serves) is left out.
+    pub(in crate::encode) fn apply(&mut self, settings: &Settings) -> Result<(), SoundEncodeError> {
+        match self {
+            Self::Plain(encoder) => set(encoder, settings).map_err(refused),
+            Self::Deep(deep) => deep.apply(settings),
         }
-        Ok(Self { encoder, channels })
     }
 
     /// Encodes interleaved samples into `packet`, and gives its length.
@@ -45,47 +78,26 @@ impl Backend {
         samples: &[f32],
         packet: &mut [u8],
     ) -> Result<usize, SoundEncodeError> {
-        let each = c_int::try_from(samples.len() / usize::from(self.channels)).unwrap_or(0);
-        let room = i32::try_from(packet.len()).unwrap_or(i32::MAX);
-        // SAFETY: the encoder lives; `samples` has `each` values of each channel, which are only read;
-        // `packet` has room for as many bytes as stated.
-        let code = unsafe {
-            opus_encode_float(
-                self.encoder,
-                samples.as_ptr(),
-                each,
-                packet.as_mut_ptr(),
-                room,
-            )
-        };
-        usize::try_from(code).map_err(|_| SoundEncodeError::Library(code))
-    }
-
-    /// Sets what is a number; `request` must be one of the library's settings that take an `opus_int32`.
-    pub(in crate::encode) fn set(
-        &mut self,
-        request: c_int,
-        value: i32,
-    ) -> Result<(), SoundEncodeError> {
-        // SAFETY: the encoder lives, and all settings used take one number, which the library checks.
-        let code = unsafe { opus_encoder_ctl(self.encoder, request, value) };
-        if code == OPUS_OK {
-            Ok(())
-        } else {
-            Err(SoundEncodeError::Library(code))
+        match self {
+            Self::Plain(encoder) => encoder.encode_float(samples, packet).map_err(refused),
+            Self::Deep(deep) => deep.encode(samples, packet),
         }
     }
 }
 
-impl Drop for Backend {
-    fn drop(&mut self) {
-        // SAFETY: the pointer came from `opus_encoder_create`, and nobody else has it.
-        unsafe { opus_encoder_destroy(self.encoder) }
-    }
+fn set(encoder: &mut Encoder, settings: &Settings) -> opus::Result<()> {
+    encoder.set_bitrate(Bitrate::Bits(settings.bits_per_second))?;
+    encoder.set_inband_fec(settings.copy)?;
+    encoder.set_packet_loss_perc(settings.loss)?;
+    // The mode of the codec for music has no copies.
+    encoder.set_signal(if settings.copy {
+        Signal::Voice
+    } else {
+        Signal::Auto
+    })?;
+    encoder.set_dtx(settings.discontinuous)
 }
 
-impl fmt::Debug for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("libopus")
-    }
+fn refused(error: opus::Error) -> SoundEncodeError {
+    SoundEncodeError::Library(error.code() as i32)
 }
