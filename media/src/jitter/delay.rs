@@ -32,6 +32,11 @@ const WINDOW_NANOS: i64 = 2_000 * MILLI;
 /// Blocks before and after one with which its delays are compared to tell jitter from a queue: what lasts
 /// longer than these is a queue.
 const NEAR_BLOCKS: usize = 2;
+/// Where even the fastest packet of a block is so much later than that of the last two seconds, there is a queue,
+/// and how it comes and goes is no jitter…
+const QUEUE_NANOS: i64 = 60 * MILLI;
+/// … unless it stays: blocks of those two seconds.
+const FLOOR_BLOCKS: usize = 20;
 /// Width of the histogram's buckets. The nearest bucket is taken, so that a clean path is bucket 0.
 const BUCKET_NANOS: i64 = 5 * MILLI;
 /// Up to half a second.
@@ -58,7 +63,11 @@ pub struct DelayTracker {
     /// The first packet: all offsets are relative to its.
     origin: Option<(Instant, AudioTime)>,
     blocks: VecDeque<Block>,
+    /// The lowest offsets of the newest blocks.
+    floor: VecDeque<i64>,
     base: i64,
+    /// The highest that the base was since a queue emptied last.
+    highest_base: i64,
     histogram: [f64; BUCKETS],
     /// The quantile, ns.
     needed: i64,
@@ -78,6 +87,8 @@ struct Block {
     highest: i64,
     /// The lowest offset of this block and those near before it.
     before: i64,
+    /// It, or the one before it, lay in a queue.
+    queued: bool,
 }
 
 impl DelayTracker {
@@ -86,7 +97,9 @@ impl DelayTracker {
         Self {
             origin: None,
             blocks: VecDeque::new(),
+            floor: VecDeque::new(),
             base: 0,
+            highest_base: 0,
             histogram: [0.0; BUCKETS],
             needed: 0,
             held: nanos(START_TARGET),
@@ -116,6 +129,7 @@ impl DelayTracker {
                 self.needed = self.quantile();
             }
         }
+        self.watch_queue();
         self.release(now);
         Duration::from_nanos(offset.saturating_sub(self.base).max(0).unsigned_abs())
     }
@@ -179,13 +193,38 @@ impl DelayTracker {
         self.base = base;
         let near = self.blocks.iter().rev().take(NEAR_BLOCKS);
         let before = near.fold(offset, |lowest, block| lowest.min(block.lowest));
+        let queued = self.in_queue();
         self.blocks.push_back(Block {
+            queued,
             index,
             packets: 1,
             lowest: offset,
             highest: offset,
             before,
         });
+    }
+
+    /// Where a queue is gone, what it made necessary goes with it.
+    fn watch_queue(&mut self) {
+        self.highest_base = self.highest_base.max(self.base);
+        if self.highest_base.saturating_sub(self.base) > QUEUE_NANOS {
+            self.highest_base = self.base;
+            self.held = self.held.min(nanos(START_TARGET).max(self.needed));
+        }
+    }
+
+    /// Notes the lowest offset of the block that is over, and says whether it lay in a queue.
+    fn in_queue(&mut self) -> bool {
+        let Some(last) = self.blocks.back() else {
+            self.floor.clear();
+            return false;
+        };
+        if self.floor.len() == FLOOR_BLOCKS {
+            self.floor.pop_front();
+        }
+        self.floor.push_back(last.lowest);
+        let floor = self.floor.iter().copied().min();
+        floor.is_some_and(|floor| last.lowest.saturating_sub(floor) > QUEUE_NANOS)
     }
 
     /// Whether the oldest block can go when one of `index` comes.
@@ -204,6 +243,9 @@ impl DelayTracker {
 
     /// Enters a block that has left the window into the histogram.
     fn count(&mut self, block: Block) {
+        if block.queued {
+            return;
+        }
         let jitter = block.jitter(self.blocks.iter());
         for weight in &mut self.histogram {
             *weight *= FORGET;
@@ -216,6 +258,9 @@ impl DelayTracker {
     fn quantile(&self) -> i64 {
         let mut weights = self.histogram;
         for (at, block) in self.blocks.iter().enumerate() {
+            if block.queued {
+                continue;
+            }
             let jitter = block.jitter(self.blocks.iter().skip(at + 1));
             weights[bucket(jitter)] += 1.0 - FORGET;
         }
@@ -384,6 +429,19 @@ mod tests {
         feed.run(1_000, |_| 0.0);
         let target = feed.target_millis();
         assert!(target < 25.0, "ten seconds later: {target}");
+    }
+
+    #[test]
+    fn a_drop_of_capacity_leaves_no_target_behind() {
+        let mut feed = Feed::new();
+        feed.run(1_000, |_| 0.0);
+        // The queue grows by 0.8 s a second, with packets too late for their time, and is gone within 200 ms.
+        feed.run(70, |number| (number - 1_000) as f64 * 8.0);
+        feed.tracker.on_late(Duration::from_millis(280));
+        feed.run(20, |number| 560.0 - (number - 1_070) as f64 * 28.0);
+        feed.run(30, |_| 0.0);
+        let target = feed.target_millis();
+        assert!(target <= 45.0, "just after the queue: {target}");
     }
 
     #[test]

@@ -462,6 +462,11 @@ const LATE_FOR: Duration = Duration::from_secs(1);
 const FILTER_SECONDS: f64 = 2.0;
 /// Further apart than this they are not aligned: a screen on a slow link is not worth the delay.
 const HOPELESS: f64 = 250.0;
+/// Sound whose delay falls faster than this, s a second, works off what an outage left: within moments it is where
+/// it was, and the picture that waited for it would be late for longer than that.
+const CATCHING_UP: f64 = 0.05;
+/// Time constant of the filter of that rate, s: some stretches, which come each 40 ms.
+const CATCHING_UP_SECONDS: f64 = 0.3;
 /// A time of the sound that is older tells nothing.
 const AUDIO_FRESH: Duration = Duration::from_millis(500);
 
@@ -469,6 +474,8 @@ const AUDIO_FRESH: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Default)]
 pub struct Sync {
     audio: Option<(Instant, SenderMicros)>,
+    /// How fast the sound's delay grows, s a second, filtered.
+    audio_rate: f64,
     shown_at: Option<Instant>,
     /// Sound ahead of picture, ms, filtered.
     skew: Option<f64>,
@@ -485,8 +492,18 @@ impl Sync {
 
     /// At `now`, the sound captured at `captured` leaves the loudspeaker (the caller has added what the device
     /// holds).
-    pub const fn on_audio(&mut self, now: Instant, captured: SenderMicros) {
-        self.audio = Some((now, captured));
+    pub fn on_audio(&mut self, now: Instant, captured: SenderMicros) {
+        if let Some((at, before)) = self.audio.replace((now, captured)) {
+            let elapsed = now.saturating_duration_since(at);
+            let seconds = elapsed.as_secs_f64();
+            if elapsed > AUDIO_FRESH {
+                self.audio_rate = 0.0;
+            } else if seconds > 0.0 {
+                let played = captured.saturating_sub(before) as f64 / 1e6;
+                let part = 1.0 - (-seconds / CATCHING_UP_SECONDS).exp();
+                self.audio_rate += ((seconds - played) / seconds - self.audio_rate) * part;
+            }
+        }
     }
 
     /// At `now`, the picture captured at `captured` is shown. Returns what to do from now on. While
@@ -511,10 +528,19 @@ impl Sync {
         self.shown_at = Some(now);
         let elapsed = elapsed.as_secs_f64().min(1.0);
         let skew = playing.saturating_sub(captured) as f64 / 1e3;
-        let skew = self.skew.map_or(skew, |filtered| {
-            filtered + (skew - filtered) * (1.0 - (-elapsed / FILTER_SECONDS).exp())
-        });
+        let catching_up = self.audio_rate < -CATCHING_UP;
+        let skew = match self.skew {
+            // What was seen before tells nothing of where the sound will stop.
+            Some(filtered) if !catching_up => {
+                filtered + (skew - filtered) * (1.0 - (-elapsed / FILTER_SECONDS).exp())
+            }
+            _ => skew,
+        };
         self.skew = Some(skew);
+        if catching_up && skew < 0.0 {
+            self.late_since = None;
+            return self.delays();
+        }
         self.control(now, skew, elapsed, hold_audio);
         self.delays()
     }

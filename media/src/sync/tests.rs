@@ -328,6 +328,34 @@ fn delays_go_when_they_are_no_longer_needed() {
 }
 
 #[test]
+fn pictures_do_not_wait_for_sound_that_catches_up() {
+    let start = Instant::now() + Duration::from_secs(100);
+    let mut sync = Sync::new();
+    // The sound is 600 ms late and works off 200 ms a second; pictures come as ever, each third block.
+    for block in 0..500u32 {
+        let now = start + Duration::from_millis(10) * block;
+        let passed = i64::from(block) * 10_000;
+        let late = (600_000 - passed / 5).max(0);
+        sync.on_audio(now, passed - late);
+        if block % 3 == 0 {
+            let delays = sync.on_video(now, passed, false);
+            assert_eq!(delays, SyncDelays::default(), "{block}");
+        }
+    }
+    // It stays 150 ms late: now they do.
+    let mut delays = SyncDelays::default();
+    for block in 500..900u32 {
+        let now = start + Duration::from_millis(10) * block;
+        let passed = i64::from(block) * 10_000;
+        sync.on_audio(now, passed - 150_000);
+        if block % 3 == 0 {
+            delays = sync.on_video(now, passed - micros(delays.video), false);
+        }
+    }
+    assert!(delays.video > Duration::from_millis(80), "{delays:?}");
+}
+
+#[test]
 fn without_sound_nothing_is_delayed() {
     let mut sync = Sync::new();
     let now = Instant::now();
