@@ -89,10 +89,13 @@ impl Stand {
         let clean = LinkConfig::delay(Duration::from_millis(25));
         let emulator = Emulator::start(ends, clean, SEED)?;
         let near = Machine::namespace(format!("{}a", self.prefix));
-        let far = Machine::namespace(format!("{}c", self.prefix));
-        let relay = Relay::start(&far, &self.path("relay"), RELAY, 3_478)?;
+        let far = Machine::namespace(format!("{}b", self.prefix));
+        let middle = Machine::namespace(format!("{}c", self.prefix));
+        let relay = Relay::start(&middle, &self.path("relay"), RELAY, 3_478)?;
         let caller = Client::new(near, self.path("caller"), relay.address.clone())?;
         let callee = Client::new(far, self.path("callee"), relay.address.clone())?;
+        // A stranger would be called back over the relay until somebody answers.
+        callee.run(&["contacts", "add", &caller.id, "--name", "caller"])?;
         let mut rows = Vec::new();
         for condition in conditions::all() {
             if !condition.name.contains(only) {
@@ -126,7 +129,7 @@ impl Stand {
 
     fn timing(&self, condition: &Condition) -> Timing {
         let (ramp, measured) = match (self.effort, condition.step) {
-            (Effort::Quick, _) => (3, 9),
+            (Effort::Quick, _) => (3, 12),
             (Effort::Full, None) => (30, 60),
             (Effort::Full, Some(_)) => (10, 65),
         };
@@ -197,7 +200,7 @@ impl Stand {
             "--measure",
             sent,
         ])?;
-        calling.wait_line(MARGIN, |line| line.contains("active").then_some(()))?;
+        calling.wait_line(MARGIN, |line| line.contains("\"began\"").then_some(()))?;
         let flow = watch(emulator, &mut calling, condition, length)?;
         calling.wait_well(MARGIN)?;
         answering.wait_well(MARGIN)?;
