@@ -419,7 +419,9 @@ impl World {
         let end = &mut self.ends[index];
         end.frame_index += 1;
         let rate = end.order.map_or(30, |order| order.frames_per_sec.max(1));
-        let thin = end.frame_index % u64::from((30 / rate).max(1)) != 0;
+        let thin = !end
+            .frame_index
+            .is_multiple_of(u64::from((30 / rate).max(1)));
         self.at(
             now + Duration::from_nanos(33_333_333),
             Happens::Captures(index),
@@ -691,6 +693,10 @@ fn key_bytes(size: PictureSize) -> u32 {
 }
 
 /// Runs a scenario and prints its line.
+#[expect(
+    clippy::print_stdout,
+    reason = "the table is what the tests are run for by hand"
+)]
 pub(crate) fn run(scenario: Scenario) -> Quality {
     let name = scenario.name;
     let began = Instant::now();
