@@ -77,10 +77,10 @@ fn deliver(queue: &Receiver<(Instant, Bytes)>, to: &Mutex<Option<Arc<Pipeline>>>
         }
         let now = Instant::now();
         while flying.peek().is_some_and(|Reverse((at, _, _))| *at <= now) {
-            if let Some(Reverse((_, _, datagram))) = flying.pop() {
-                if let Some(pipeline) = to.lock().expect("no panic").as_ref() {
-                    pipeline.on_datagram(datagram);
-                }
+            if let Some(Reverse((_, _, datagram))) = flying.pop()
+                && let Some(pipeline) = to.lock().expect("no panic").as_ref()
+            {
+                pipeline.on_datagram(datagram);
             }
         }
     }
@@ -246,9 +246,9 @@ fn what_cannot_be_opened_is_told_and_the_call_goes_on() {
     let until = Instant::now() + PATIENCE;
     let lost = loop {
         let left = until.saturating_duration_since(Instant::now());
-        match pair.events[0].recv_timeout(left).expect("an event in time") {
-            Event::DeviceLost { device, reason } => break (device, reason),
-            _ => {}
+        let event = pair.events[0].recv_timeout(left);
+        if let Event::DeviceLost { device, reason } = event.expect("an event in time") {
+            break (device, reason);
         }
     };
     assert_eq!(lost.0, Device::Camera);

@@ -42,8 +42,8 @@ pub use fragment::{
 pub use header::{HEADER_BYTES, Header, Kind, ParseError, RawBody, VERSION, parse};
 pub use parity::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX, RawCoveredFrame, RawParity, WINDOW_MAX};
 pub use receiver::{Packet, ReceiveError, Receiver, StreamFormat};
-pub(crate) use report::{STEP_MICROS, delta_len};
 pub use report::{REPORT_PACKETS_MAX, RawReport, RawStreamReport, report_len};
+pub(crate) use report::{STEP_MICROS, delta_len};
 pub use video::{FrameFlags, RawVideo};
 pub use writer::{WriteError, Writer};
 

@@ -7,10 +7,10 @@
 pub mod copies;
 pub mod parity;
 
-mod policy;
-mod resend;
 #[cfg(test)]
 mod model;
+mod policy;
+mod resend;
 #[cfg(test)]
 pub(crate) mod testing;
 
