@@ -218,6 +218,11 @@ impl Survey {
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "a first instant to count from")]
+    fn some_time() -> Instant {
+        Instant::now()
+    }
+
     const SERVERS: [&str; 2] = ["203.0.113.1:443", "203.0.113.1:3478"];
     const PORT: u16 = 5_000;
 
@@ -233,7 +238,7 @@ mod tests {
 
     /// A survey whose servers see us as `mapped`, each as its own entry; `None` does not answer.
     fn survey(mapped: [Option<&str>; 2]) -> NatReport {
-        let mut now = Instant::now();
+        let mut now = some_time();
         let mut survey = Survey::start(now, &servers(), own(), PORT, [7; 32]);
         loop {
             while let Some((server, request)) = survey.poll_transmit() {
@@ -304,7 +309,7 @@ mod tests {
 
     #[test]
     fn answers_that_nobody_asked_for_count_for_nothing() {
-        let now = Instant::now();
+        let now = some_time();
         let mut survey = Survey::start(now, &servers(), own(), PORT, [7; 32]);
         let (server, request) = survey.poll_transmit().expect("a question");
         let transaction = stun::parse_request(&request).expect("a request");
