@@ -104,7 +104,7 @@ fn draw(picture: &mut [u8], room: &[u8], index: usize, noise: &mut u32) {
             } else {
                 i32::from(room[at])
             };
-            let grain = if at % 2 == 0 {
+            let grain = if at.is_multiple_of(2) {
                 (random(noise) % 5) as i32 - 2
             } else {
                 0
