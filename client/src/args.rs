@@ -232,17 +232,36 @@ pub struct ReceiveArgs {
 /// What is sent and heard in a call.
 #[derive(Debug, Clone, Args)]
 pub struct MediaArgs {
-    /// Our picture: camera[:NAME], pattern[:WxH@FPS], FILE.y4m, screen, window:TITLE or none
-    #[arg(long, value_name = "SOURCE", default_value = "camera")]
+    /// Our picture
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        default_value = "camera",
+        help = "Our picture: camera[:NAME], pattern[:WxH@FPS], FILE.y4m, screen, window:TITLE or none"
+    )]
     pub video: String,
-    /// Share a screen as well: screen[:MONITOR] or window:TITLE
-    #[arg(long, value_name = "SOURCE")]
+    /// Share a screen as well
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        help = "Share a screen as well: screen[:MONITOR] or window:TITLE"
+    )]
     pub screen: Option<String>,
-    /// Our sound: microphone[:NAME], tone[:HERTZ], FILE.wav or none
-    #[arg(long, value_name = "SOURCE", default_value = "microphone")]
+    /// Our sound
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        default_value = "microphone",
+        help = "Our sound: microphone[:NAME], tone[:HERTZ], FILE.wav or none"
+    )]
     pub audio: String,
-    /// Where the other side is heard: speaker[:NAME], FILE.wav or none
-    #[arg(long, value_name = "SINK", default_value = "speaker")]
+    /// Where the other side is heard
+    #[arg(
+        long,
+        value_name = "SINK",
+        default_value = "speaker",
+        help = "Where the other side is heard: speaker[:NAME], FILE.wav or none"
+    )]
     pub speaker: String,
     /// Record the other side, as MP4
     #[arg(long, value_name = "FILE")]
