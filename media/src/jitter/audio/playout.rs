@@ -22,8 +22,9 @@ const QUIET_SAMPLES: usize = 1_000 * SAMPLES_PER_MILLI;
 /// The delay may fall short of its target by so much before the sound is lengthened: the target's margin.
 const SHORT_NANOS: i64 = 2_500_000;
 /// The delay must exceed its target by a pull and so much, or this part of the target, before it is shortened
-/// by a pull: a target that moves to and fro moves nothing.
-const SLACK_NANOS: i64 = 2_500_000;
+/// by a pull: a target that moves to and fro moves nothing. With [`SHORT_NANOS`] it makes 3.5 ms between
+/// shortening and lengthening; more would keep a pull's length of delay in more of all calls.
+const SLACK_NANOS: i64 = 1_000_000;
 const SLACK_PART: i64 = 8;
 /// If so much is to go, periods that are less alike will do, too: 12 ms.
 const SURPLUS: usize = 12 * SAMPLES_PER_MILLI;
