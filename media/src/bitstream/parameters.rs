@@ -45,7 +45,7 @@ pub(super) enum Order {
 }
 
 impl Sps {
-    /// Parses a unit of the kind [`NalKind::Sps`].
+    /// Parses a unit of the kind [`NalKind::Sps`](super::NalKind::Sps).
     ///
     /// # Errors
     /// [`BitstreamError`], also for what the standard allows and we do not take: see [`Sps`],
@@ -142,7 +142,7 @@ pub struct Pps {
 }
 
 impl Pps {
-    /// Parses a unit of the kind [`NalKind::Pps`].
+    /// Parses a unit of the kind [`NalKind::Pps`](super::NalKind::Pps).
     ///
     /// # Errors
     /// [`BitstreamError`]; slice groups are not supported.
