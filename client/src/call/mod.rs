@@ -2,6 +2,7 @@
 //! survives a lost connection. Pure; [`Line`] is one side's telephone line, and the engine does what it says.
 
 mod choice;
+mod exchange;
 mod line;
 #[cfg(test)]
 mod two_lines;
@@ -12,7 +13,8 @@ use crate::wire::end_code;
 use crate::{Exit, Problem};
 
 pub use choice::{MediaChoice, streams};
-pub use line::{Input, Line, Output};
+pub use exchange::{Input, Output};
+pub use line::Line;
 
 /// Why a call ended, or did not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
