@@ -152,7 +152,8 @@ impl Stand {
         let folders =
             ["sent", "received"].map(|name| self.path(&format!("{} {name}", condition.name)));
         for folder in &folders {
-            fs::create_dir(folder)?;
+            // Names of conditions hold slashes.
+            fs::create_dir_all(folder)?;
         }
         let path = match self.pinned {
             Pinned::Direct => "direct",
