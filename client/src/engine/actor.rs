@@ -37,8 +37,8 @@ const CROSSED_LIMIT: Duration = Duration::from_secs(5);
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 /// How long transfers may take to tell the other side that they end.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
-/// How long the end of a call may take to leave.
-const LAST_WORD: Duration = Duration::from_millis(100);
+/// How long the end of a call may take to arrive: once lost and said again, over most paths.
+const LAST_WORD: Duration = Duration::from_millis(400);
 
 /// See the module.
 pub(super) struct Actor {
@@ -156,7 +156,6 @@ impl Actor {
         for running in self.transfers.iter() {
             running.cancel.cancel("the program was ended");
         }
-        let in_call = !self.calls.is_idle();
         self.line(call::Input::End(call::End::ours(call::Cause::Shutdown)))
             .await;
         let all_told = async {
@@ -185,9 +184,9 @@ impl Actor {
             }
         };
         let _ = timeout(FAREWELL_LIMIT, all_told).await;
-        if in_call {
+        if let Some(ended_at) = self.calls.ended_at {
             // The last word is on its stream, and the connection is about to close.
-            sleep(LAST_WORD).await;
+            sleep(LAST_WORD.saturating_sub(ended_at.elapsed())).await;
         }
     }
 

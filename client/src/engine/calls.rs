@@ -34,6 +34,8 @@ pub(super) struct Calls {
     throttles: HashMap<PeerId, Throttle>,
     /// Calls that are over, until their media have summed up.
     ending: BTreeMap<i64, (CallRecord, Option<Problem>)>,
+    /// When the newest one that was over ended.
+    pub(super) ended_at: Option<Instant>,
 }
 
 /// The call that rings or runs.
@@ -58,6 +60,7 @@ impl Calls {
             policy: None,
             throttles: HashMap::new(),
             ending: BTreeMap::new(),
+            ended_at: None,
         }
     }
 
@@ -293,7 +296,10 @@ impl Actor {
                 peer,
                 answered,
                 end,
-            } => self.on_call_ended(peer, answered, end).await,
+            } => {
+                self.calls.ended_at = Some(Instant::now());
+                self.on_call_ended(peer, answered, end).await;
+            }
             Output::Refused { peer, cause } => self.on_refused(peer, cause).await,
         }
         None
