@@ -432,7 +432,7 @@ impl Driver {
         let observed = canonical(session.welcome.observed);
         debug!(%observed, relay = %session.address, "logged in");
         self.observed = Some(observed);
-        self.start_survey(session.address);
+        self.plan_survey();
         self.session = Some(session);
         self.arriving.clear();
         self.say(PresenceSubscribe {});
@@ -516,9 +516,7 @@ impl Driver {
     fn on_observed(&mut self, address: SocketAddr) {
         if self.observed.replace(address) != Some(address) {
             debug!(%address, "the relay sees us elsewhere");
-            if let Some(relay) = self.session.as_ref().map(|session| session.address) {
-                self.start_survey(relay);
-            }
+            self.plan_survey();
             self.parts.state.send_if_modified(|state| match state {
                 RelayState::Online { observed } => {
                     *observed = address;

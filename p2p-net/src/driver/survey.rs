@@ -1,6 +1,7 @@
 //! Asks the relay, on both of its ports, as whom it sees our socket: what kind of NAT we are behind.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use p2p_net_proto::Survey;
 use tracing::debug;
@@ -12,6 +13,9 @@ use crate::socket::{canonical, now};
 /// Where the relay answers besides port 443 unless told otherwise (`wire.md` §1).
 const STUN_PORT: u16 = 3_478;
 
+/// Between a login, or a new address, and the questions.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// The relay's second port by the rule of `wire.md` §1.
 fn second_port(first: u16) -> u16 {
     match first {
@@ -22,9 +26,17 @@ fn second_port(first: u16) -> u16 {
 }
 
 impl Driver {
-    /// Begins anew with the relay at this address.
-    pub(super) fn start_survey(&mut self, relay: SocketAddr) {
-        let relay = canonical(relay);
+    /// Begins anew after a while: whoever logs in to connect at once has something better to do first.
+    pub(super) fn plan_survey(&mut self) {
+        self.survey = None;
+        self.timers.set(Timer::Survey, now() + QUIET);
+    }
+
+    fn start_survey(&mut self) {
+        let Some(session) = &self.session else {
+            return;
+        };
+        let relay = canonical(session.address);
         let second = SocketAddr::new(relay.ip(), second_port(relay.port()));
         let own = self.interfaces.iter().map(|(ip, _)| *ip).collect();
         let port = self.parts.socket.port();
@@ -34,10 +46,13 @@ impl Driver {
     }
 
     pub(super) fn on_survey_timeout(&mut self) {
-        if let Some(survey) = &mut self.survey {
-            survey.handle_timeout(now());
+        match &mut self.survey {
+            Some(survey) => {
+                survey.handle_timeout(now());
+                self.go_on_with_survey();
+            }
+            None => self.start_survey(),
         }
-        self.go_on_with_survey();
     }
 
     pub(super) fn on_stun(&mut self, from: SocketAddr, packet: &[u8]) {
