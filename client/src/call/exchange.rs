@@ -46,7 +46,7 @@ pub enum Input {
     Frame(PeerId, CallFrame),
     /// Media of the running call came.
     Heard,
-    /// The deadline of [`Line::poll_timeout`] passed.
+    /// The deadline of [`Line::poll_timeout`](super::Line::poll_timeout) passed.
     Timeout,
 }
 
