@@ -90,6 +90,7 @@ fn no_server_is_a_plain_error() {
 }
 
 #[test]
+// The outer test runs it in a process of its own, whose environment names no display.
 #[ignore = "run by a test above, without an X server"]
 fn inside_no_server() {
     let error = open("screen").err().expect("there is no screen");
@@ -208,6 +209,7 @@ fn until(source: &mut dyn PictureSource, place: (usize, usize), colour: (u32, [u
 }
 
 #[test]
+// The outer test runs it in a process of its own, whose environment names the server that it started.
 #[ignore = "run by a test above, beside an X server"]
 fn inside_screens_and_windows() {
     let painter = Painter::new();

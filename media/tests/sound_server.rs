@@ -108,6 +108,7 @@ fn speaker(wanted: &str) -> Result<Box<dyn SoundSink>, CaptureError> {
 }
 
 #[test]
+// The outer test runs it in a process of its own, whose environment names the server that it started.
 #[ignore = "run by a test above, beside a sound server"]
 fn inside_a_tone_goes_through() {
     let devices = list();
@@ -220,6 +221,7 @@ fn median(values: &[f32]) -> f32 {
 }
 
 #[test]
+// The outer test runs it in a process of its own, whose environment names the server that it started.
 #[ignore = "run by a test above, beside a sound server"]
 fn inside_the_server_dies() {
     let mut source = microphone("microphone").expect("a microphone");
