@@ -98,11 +98,8 @@ impl Lab {
         })
     }
 
-    /// Runs everything.
-    ///
-    /// # Errors
-    /// Where the programs do not even start; what fails later is a row that fails.
-    pub fn rows(&self) -> Result<Vec<Row>> {
+    /// A relay and two users whose engines run.
+    fn start(&self) -> Result<(Relay, Users, [Watched; 2])> {
         let relay = Relay::start(&self.machine("r"), &self.path("relay"), RELAY, 3_478)?;
         let users = Users {
             alice: Client::new(self.machine("a"), self.path("alice"), relay.address.clone())?,
@@ -116,7 +113,15 @@ impl Lab {
             users.alice.receive(&users.into[0])?,
             users.bob.receive(&users.into[1])?,
         ];
-        let [_, mut bob_engine] = engines;
+        Ok((relay, users, engines))
+    }
+
+    /// Runs everything.
+    ///
+    /// # Errors
+    /// Where the programs do not even start; what fails later is a row that fails.
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        let (relay, users, [_alice_engine, mut bob_engine]) = self.start()?;
 
         let counters = Counters {
             relay: relay.process.id(),
@@ -138,19 +143,7 @@ impl Lab {
     /// # Errors
     /// Where the programs do not even start.
     pub fn pair(&self, one: Nat, other: Nat) -> Result<Vec<Row>> {
-        let relay = Relay::start(&self.machine("r"), &self.path("relay"), RELAY, 3_478)?;
-        let users = Users {
-            alice: Client::new(self.machine("a"), self.path("alice"), relay.address.clone())?,
-            bob: Client::new(self.machine("b"), self.path("bob"), relay.address.clone())?,
-            into: [self.path("for alice"), self.path("for bob")],
-        };
-        for folder in &users.into {
-            fs::create_dir(folder)?;
-        }
-        let _engines = [
-            users.alice.receive(&users.into[0])?,
-            users.bob.receive(&users.into[1])?,
-        ];
+        let (_relay, users, _engines) = self.start()?;
         let expected = one.direct_without_guessing(other);
         let name = |what: &str| format!("{one} × {other}: {what}");
         let mut rows = vec![row(&name("chat is delivered"), self.chat(&users))];
