@@ -5,9 +5,12 @@
 //! |---|---|
 //! | `sent.csv` | number that the picture bears, µs when it was handed to the call |
 //! | `shown.csv` | the same when it was handed to the sink; pictures whose number cannot be read are left out |
+//! | `sizes.csv` | height of the pictures shown, pixels, µs since when they have it |
+//! | `pictures/NUMBER-WIDTHxHEIGHT.i420` | each 15th picture as it was shown, the newest 160 of them |
 //! | `said.wav`, `said.csv` | all sound that went in, and for each block the index of its first sample and µs |
 //! | `heard.wav`, `heard.csv` | the same of all sound that came out |
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +24,11 @@ use crate::capture::{
 };
 use crate::playback::{EchoReference, PictureSink, PlayError, SoundCounts, SoundSink};
 use crate::{AudioTime, Picture};
+
+/// Of the pictures shown, each whose number this divides is kept whole: two a second of 30, what VMAF is taken of.
+const KEPT_EACH: u32 = 15;
+/// Pictures kept at most, the newest: 80 s of them; 220 MB at 1280×720.
+const MAX_KEPT: usize = 160;
 
 /// The folder that the figures of one call go to.
 #[derive(Debug, Clone)]
@@ -51,8 +59,14 @@ impl Measure {
     /// Writes down what `sink` takes; `None` takes pictures and does nothing with them.
     pub fn pictures_shown(&self, sink: Option<Box<dyn PictureSink>>) -> Box<dyn PictureSink> {
         let sink = sink.unwrap_or_else(|| Box::new(Nowhere));
-        match self.log("shown.csv") {
-            Ok(log) => Box::new(Shown { sink, log }),
+        match self.shown() {
+            Ok((log, sizes, kept)) => Box::new(Shown {
+                sink,
+                log,
+                sizes,
+                height: 0,
+                kept,
+            }),
             Err(error) => unmeasured(&error, sink),
         }
     }
@@ -71,6 +85,16 @@ impl Measure {
             Ok(tape) => Box::new(Heard { sink, tape }),
             Err(error) => unmeasured(&error, sink),
         }
+    }
+
+    fn shown(&self) -> io::Result<(Log, Log, Kept)> {
+        let folder = self.folder.join("pictures");
+        fs::create_dir_all(&folder)?;
+        let kept = Kept {
+            folder,
+            files: VecDeque::new(),
+        };
+        Ok((self.log("shown.csv")?, self.log("sizes.csv")?, kept))
     }
 
     fn log(&self, name: &str) -> io::Result<Log> {
@@ -178,18 +202,56 @@ impl PictureSource for Sent {
     }
 }
 
+/// Pictures kept whole.
+struct Kept {
+    folder: PathBuf,
+    files: VecDeque<PathBuf>,
+}
+
+impl Kept {
+    fn keep(&mut self, number: u32, picture: &Picture) {
+        while self.files.len() >= MAX_KEPT {
+            if let Some(oldest) = self.files.pop_front() {
+                let _ = fs::remove_file(oldest);
+            }
+        }
+        let (width, height) = (picture.size().width(), picture.size().height());
+        let path = self.folder.join(format!("{number}-{width}x{height}.i420"));
+        let written = File::create(&path).and_then(|mut file| {
+            let mut planes = picture.planes().into_iter();
+            planes.try_for_each(|plane| file.write_all(plane.data))
+        });
+        // A full disk ends the measurement, not the call.
+        if written.is_ok() {
+            self.files.push_back(path);
+        }
+    }
+}
+
 struct Shown {
     sink: Box<dyn PictureSink>,
     log: Log,
+    sizes: Log,
+    height: u32,
+    kept: Kept,
 }
 
 impl PictureSink for Shown {
     fn present(&mut self, picture: &Picture) -> Result<(), PlayError> {
         let micros = now_micros();
-        if let Some(number) = stamp::read(picture) {
+        let height = picture.size().height();
+        if std::mem::replace(&mut self.height, height) != height {
+            self.sizes.write(u64::from(height), micros);
+        }
+        let number = stamp::read(picture);
+        if let Some(number) = number {
             self.log.write(u64::from(number), micros);
         }
-        self.sink.present(picture)
+        let presented = self.sink.present(picture);
+        if let Some(number) = number.filter(|number| number.is_multiple_of(KEPT_EACH)) {
+            self.kept.keep(number, picture);
+        }
+        presented
     }
 }
 

@@ -70,6 +70,10 @@ pub struct Network {
     pub reports_sent: u64,
     /// Reports received.
     pub reports_received: u64,
+    /// Bytes of sound with its copies, all headers included.
+    pub audio_bytes: u64,
+    /// Bytes of pictures with their resends and parity, all headers included.
+    pub video_bytes: u64,
     /// Bytes of resends.
     pub resent_bytes: u64,
     /// Bytes of parity.

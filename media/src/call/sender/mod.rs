@@ -59,6 +59,8 @@ struct Counters {
     lost: u64,
     reports_sent: u64,
     reports_received: u64,
+    audio_bytes: u64,
+    video_bytes: u64,
     resent_bytes: u64,
     parity_bytes: u64,
     probe_bytes: u64,

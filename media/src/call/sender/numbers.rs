@@ -27,6 +27,8 @@ impl Sender {
         network.packets_lost = self.counters.lost;
         network.reports_sent = self.counters.reports_sent;
         network.reports_received = self.counters.reports_received;
+        network.audio_bytes = self.counters.audio_bytes;
+        network.video_bytes = self.counters.video_bytes;
         network.resent_bytes = self.counters.resent_bytes;
         network.parity_bytes = self.counters.parity_bytes;
         network.probe_bytes = self.counters.probe_bytes;

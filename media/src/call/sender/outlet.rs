@@ -173,9 +173,11 @@ impl Sender {
                 self.policy.on_sent(now, 0, wire);
             }
             Body::Probe { .. } => self.counters.probe_bytes += wire,
-            Body::Audio(_) | Body::Report(_) | Body::PathMark { .. } => {}
+            Body::Audio(_) => self.counters.audio_bytes += wire,
+            Body::Report(_) | Body::PathMark { .. } => {}
         }
         if matches!(body, Body::Video(_) | Body::Parity(_)) {
+            self.counters.video_bytes += wire;
             self.video_rate.add(now, packet.wire_bytes as usize);
         }
     }
