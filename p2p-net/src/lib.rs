@@ -27,7 +27,7 @@ pub use connection::{Connection, Stats};
 pub use endpoint::{Config, Endpoint, RelayState, SocketProvider};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
 pub use p2p_net_proto::{
-    Allocation, Fingerprint, Identity, Mapping, NatReport, PathInfo, PathKind, PeerId,
+    Allocation, Fingerprint, Identity, Mapping, NatReport, NotDirect, PathInfo, PathKind, PeerId,
     RelayAddress, Token,
 };
 /// Streams are quinn's own (`quinn` 0.11): the receiving half.

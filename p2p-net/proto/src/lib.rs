@@ -27,6 +27,7 @@ mod nat;
 mod path;
 mod peer;
 mod punch;
+mod reason;
 mod registration;
 mod session;
 mod timer;
@@ -48,6 +49,7 @@ pub use path::{PathInfo, PathKind};
 pub use peer::{
     Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind, Surroundings,
 };
+pub use reason::NotDirect;
 pub use registration::{LoginInput, LoginOutput, Registration, Setback};
 pub use relayed::{
     CHANNEL_KEY_LABEL, Class, Direction, HEADER_LEN, Header, HeaderError, HeaderKey, ReplayWindow,

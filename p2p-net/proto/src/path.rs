@@ -34,6 +34,8 @@ pub struct PathInfo {
     pub since: Instant,
     /// Changes of path in the life of this peer.
     pub switches: u32,
+    /// Why the path is not direct; `None` where it is.
+    pub not_direct: Option<crate::NotDirect>,
 }
 
 /// What else decides about paths.

@@ -19,8 +19,8 @@ use crate::session::{Keys, Phase, Session, Verdict};
 use crate::timer::{Timer, Timers, Timing};
 use crate::wire::{Answer, ObservedAddress, Offer};
 use crate::{
-    Attestation, Candidate, CandidateKind, MAX_CANDIDATES, PathInfo, PathKind, SessionId,
-    Transaction, usable,
+    Attestation, Candidate, CandidateKind, MAX_CANDIDATES, NotDirect, PathInfo, PathKind,
+    SessionId, Transaction, usable,
 };
 
 pub use exchange::{
@@ -63,6 +63,8 @@ pub struct Peer {
     bound: Vec<SocketAddr>,
     route: (Route, bool),
     info: PathInfo,
+    /// What the last session, or the loss of a path, taught about why there is none.
+    verdict: Option<NotDirect>,
     /// The figures that watchers know, and since when.
     told: (Option<Duration>, Instant),
 }
@@ -79,6 +81,7 @@ impl Peer {
             round_trip: None,
             since: now,
             switches: 0,
+            not_direct: Some(NotDirect::Idle),
         };
         Self {
             random: StdRng::from_seed(config.seed),
@@ -97,6 +100,7 @@ impl Peer {
             bound: Vec::new(),
             route: (Route::None, false),
             info,
+            verdict: None,
             told: (None, now),
         }
     }
@@ -153,7 +157,7 @@ impl Peer {
     fn on_dial(&mut self, now: Instant) {
         self.wanted = true;
         self.theirs.declines = false;
-        self.session.reset_pauses();
+        self.begin_anew();
         if self.allowed() && !self.surroundings.candidates.is_empty() {
             self.offer(now);
         } else {
@@ -174,7 +178,7 @@ impl Peer {
         let moved = !same(&before.candidates, &after.candidates)
             || !same(&before.prefixes, &after.prefixes);
         if moved {
-            self.session.reset_pauses();
+            self.begin_anew();
             self.paths.ask_all();
             self.punch(now);
         }
@@ -184,7 +188,7 @@ impl Peer {
         let before = std::mem::replace(&mut self.config.accepted, accepted);
         if accepted && !before {
             self.theirs.declines = false;
-            self.session.reset_pauses();
+            self.begin_anew();
             self.punch(now);
         } else if !accepted {
             self.forget();
@@ -348,11 +352,15 @@ impl Peer {
         match std::mem::replace(&mut self.session.phase, Phase::Idle) {
             Phase::Idle => {}
             Phase::Starting { candidates, .. } => self.begin_round(now, &candidates),
-            Phase::Offered { .. } => self.session.pause(now),
+            Phase::Offered { .. } => {
+                self.verdict = Some(NotDirect::NoAnswer);
+                self.session.pause(now);
+            }
             Phase::Punching => {
                 if self.round.succeeded() || self.paths.any_lives() {
                     self.session.reset_pauses();
                 } else {
+                    self.verdict = Some(NotDirect::Blocked);
                     self.session.pause(now);
                 }
             }
@@ -369,6 +377,12 @@ impl Peer {
     /// Whether a direct path may be sought at all.
     fn allowed(&self) -> bool {
         self.config.accepted && !self.config.relay_only
+    }
+
+    /// The situation is a new one: pauses and reasons of before count no longer.
+    fn begin_anew(&mut self) {
+        self.session.reset_pauses();
+        self.verdict = None;
     }
 
     /// Starts a session of our own if there is a use for one and a way to say so.
@@ -538,6 +552,7 @@ impl Peer {
         let lives = self.paths.any_lives();
         if self.session.phase == Phase::Idle && !lives && self.has_use_for_a_session() {
             if self.lived {
+                self.verdict = Some(NotDirect::Lost);
                 self.session.resume(now);
             } else {
                 // Whatever it was that did not lead to a session: the other side's Offer comes first, or ours.
@@ -585,14 +600,37 @@ impl Peer {
                 round_trip,
                 since: now,
                 switches,
+                not_direct: self.info.not_direct,
             };
         }
         self.info.round_trip = round_trip;
-        if moved || self.figures_changed(now) {
+        let not_direct = self.not_direct();
+        let explained = std::mem::replace(&mut self.info.not_direct, not_direct) != not_direct;
+        if moved || explained || self.figures_changed(now) {
             self.told = (round_trip, now);
             self.outputs
                 .push_back(Output::Event(Event::Path(self.info)));
         }
+    }
+
+    /// Why there is no direct path, if there is none.
+    fn not_direct(&self) -> Option<NotDirect> {
+        if self.paths.used().is_some() {
+            return None;
+        }
+        Some(if !self.wanted {
+            NotDirect::Idle
+        } else if !self.allowed() {
+            NotDirect::NotAccepted
+        } else if self.theirs.declines {
+            NotDirect::PeerDeclines
+        } else if self.surroundings.candidates.is_empty() {
+            NotDirect::NoAddress
+        } else if self.paths.any_lives() {
+            NotDirect::RelayFaster
+        } else {
+            self.verdict.unwrap_or(NotDirect::Trying)
+        })
     }
 
     /// Whether the round trip has changed by more than a tenth, and watchers have not just been told.
