@@ -15,10 +15,11 @@ mod config;
 mod keys;
 mod place;
 
-// Pure: who may come in, who is there, who called whom, which packet goes where.
+// Pure: who may come in, who is there, who called whom, which packet goes where, what strangers are told.
 mod admission;
 mod core;
 mod forward;
+mod questions;
 mod registry;
 mod rendezvous;
 

@@ -374,14 +374,15 @@ impl Pump {
 
     fn stun(&mut self, now: Instant, span: Span) {
         let packet = &self.buffers[span.buffer][span.start..span.end];
-        let to = self.route(&span.meta);
-        match stun::parse_request(packet) {
-            Ok(transaction) if self.shared.may_answer(now, to.address.ip()) => {
+        let from = self.route(&span.meta);
+        let request = stun::parse_request(packet).ok();
+        let request = request.filter(|_| self.shared.may_answer(now, from.address.ip()));
+        match request.and_then(|request| self.shared.answer_question(from, &request)) {
+            Some((to, bytes)) => {
                 self.batch.stun_answers += 1;
-                let bytes = stun::answer(transaction, to.address);
                 self.batch.replies.push(Reply { to, bytes });
             }
-            _ => self.batch.dropped += 1,
+            None => self.batch.dropped += 1,
         }
     }
 

@@ -7,9 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use p2p_net_proto::stun::Request;
 use p2p_net_proto::wire::{FromRelay, Hello, Refused, ToRelay, reason};
 use p2p_net_proto::{PeerId, RelayAddress, tls};
 use quinn::{AsyncUdpSocket, Endpoint, VarInt};
@@ -23,7 +24,7 @@ use crate::keys::{self, Keys};
 use crate::net::{self, Pump, QuicSocket};
 use crate::registry::LoginId;
 use crate::session::{self, Handle};
-use crate::{Config, Limits, place, quic};
+use crate::{Config, Limits, place, questions, quic};
 
 /// How often the core is told the time.
 const TICK: Duration = Duration::from_millis(100);
@@ -379,6 +380,17 @@ impl Shared {
         };
         let same = others().find(|other| other.ip() == here.ip());
         same.or_else(|| others().next()).map(SocketAddr::port)
+    }
+
+    /// Where to send what to answer to a STUN question.
+    pub(crate) fn answer_question(
+        &self,
+        from: Route,
+        request: &Request,
+    ) -> Option<(Route, Vec<u8>)> {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let micros = time.map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        questions::answer(&self.local, from, request, micros)
     }
 
     /// Whether a question of a stranger may be answered now.

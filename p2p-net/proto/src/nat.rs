@@ -151,16 +151,16 @@ impl Survey {
 
     /// Takes a packet; says whether it was an answer to one of our questions.
     pub fn handle_packet(&mut self, from: SocketAddr, packet: &[u8]) -> bool {
-        let Ok((transaction, mapped)) = stun::parse_answer(packet) else {
+        let Ok(answer) = stun::parse_answer(packet) else {
             return false;
         };
         let asked = |question: &&mut Question| {
-            question.transaction == transaction && question.server == from
+            question.transaction == answer.transaction && question.server == from
         };
         let Some(question) = self.questions.iter_mut().find(asked) else {
             return false;
         };
-        question.seen.get_or_insert(mapped);
+        question.seen.get_or_insert(answer.mapped);
         true
     }
 
@@ -242,7 +242,9 @@ mod tests {
         let mut survey = Survey::start(now, &servers(), own(), PORT, [7; 32]);
         loop {
             while let Some((server, request)) = survey.poll_transmit() {
-                let transaction = stun::parse_request(&request).expect("a request");
+                let transaction = stun::parse_request(&request)
+                    .expect("a request")
+                    .transaction;
                 let at = servers()
                     .iter()
                     .position(|one| *one == server)
@@ -312,7 +314,9 @@ mod tests {
         let now = some_time();
         let mut survey = Survey::start(now, &servers(), own(), PORT, [7; 32]);
         let (server, request) = survey.poll_transmit().expect("a question");
-        let transaction = stun::parse_request(&request).expect("a request");
+        let transaction = stun::parse_request(&request)
+            .expect("a request")
+            .transaction;
         let mapped = "198.51.100.1:5000".parse().expect("an address");
         let elsewhere = "203.0.113.9:443".parse().expect("an address");
         assert!(!survey.handle_packet(elsewhere, &stun::answer(transaction, mapped)));

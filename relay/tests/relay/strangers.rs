@@ -60,7 +60,7 @@ async fn ipv6_and_dual_stack_tell_plain_addresses() {
     )
     .await;
     assert_eq!(answer.len(), 44);
-    let told = stun::parse_answer(&answer).expect("an answer").1;
+    let told = stun::parse_answer(&answer).expect("an answer").mapped;
     assert_eq!(told, socket.local_addr().expect("bound"));
     let v4 = tokio::net::UdpSocket::bind("127.0.0.1:0")
         .await
@@ -73,7 +73,7 @@ async fn ipv6_and_dual_stack_tell_plain_addresses() {
     .await;
     assert_eq!(answer.len(), 32);
     assert_eq!(
-        stun::parse_answer(&answer).expect("an answer").1,
+        stun::parse_answer(&answer).expect("an answer").mapped,
         v4.local_addr().expect("bound")
     );
     // Control over IPv4 on the same socket: the observed address is no v4-mapped one.
