@@ -22,6 +22,10 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 const MTU: u16 = 1_500;
 /// Bytes of IPv4 and UDP headers: the link's model wants what is behind them.
 const HEADERS: usize = 28;
+/// Where IPv4 says what a packet carries, and what it says for TCP and for UDP.
+const PROTOCOL_AT: usize = 9;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// Packets under way in one direction at most; a bound, far above what the queues of the links hold.
 const MAX_PACKETS: usize = 65_536;
 
@@ -43,6 +47,10 @@ pub struct Passed {
     pub bytes: u64,
     /// Packets that did not come out.
     pub lost: u64,
+    /// Bytes of UDP that came out, or will.
+    pub udp_bytes: u64,
+    /// Bytes of TCP that came out, or will.
+    pub tcp_bytes: u64,
 }
 
 /// The running link; ends when dropped.
@@ -123,6 +131,8 @@ struct Direction {
     packets: AtomicU64,
     bytes: AtomicU64,
     lost: AtomicU64,
+    udp_bytes: AtomicU64,
+    tcp_bytes: AtomicU64,
 }
 
 impl Direction {
@@ -137,6 +147,8 @@ impl Direction {
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            udp_bytes: AtomicU64::new(0),
+            tcp_bytes: AtomicU64::new(0),
         }
     }
 
@@ -154,6 +166,14 @@ impl Direction {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        let carried = match packet.get(PROTOCOL_AT) {
+            Some(&TCP) => Some(&self.tcp_bytes),
+            Some(&UDP) => Some(&self.udp_bytes),
+            _ => None,
+        };
+        if let Some(carried) = carried {
+            carried.fetch_add(packet.len() as u64, Ordering::Relaxed);
+        }
         for at in fate.arrives.into_iter().chain(fate.copy_arrives) {
             state.entered += 1;
             let number = state.entered;
@@ -168,23 +188,38 @@ impl Direction {
             packets: self.packets.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
+            udp_bytes: self.udp_bytes.load(Ordering::Relaxed),
+            tcp_bytes: self.tcp_bytes.load(Ordering::Relaxed),
         }
     }
 }
 
-/// Opens a TUN device of another namespace: on a thread of its own, since a thread that went there stays.
+/// Does something inside a network namespace: on a thread of its own, since a thread that went there stays.
+///
+/// # Errors
+/// Where there is no such namespace, or it may not be entered, and what `work` gives.
+pub fn inside<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let path = format!("/run/netns/{namespace}");
+    let going = thread::Builder::new().name("into a namespace".to_owned());
+    let gone = going.spawn(move || -> Result<T> {
+        let file = File::open(&path).with_context(|| format!("opening {path}"))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+        work()
+    })?;
+    gone.join()
+        .map_err(|_| anyhow!("the thread inside a namespace failed"))?
+}
+
+/// Opens a TUN device of another namespace.
 fn open(end: &End) -> Result<Arc<SyncDevice>> {
     let End { namespace, device } = end.clone();
     let what = format!("device {device} in namespace {namespace}");
-    let opening = thread::Builder::new().name("open device".to_owned());
-    let opened = opening.spawn(move || -> Result<SyncDevice> {
-        let file = File::open(format!("/run/netns/{namespace}"))?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+    let opened = inside(&namespace, move || {
         Ok(DeviceBuilder::new().name(device).mtu(MTU).build_sync()?)
-    })?;
-    let opened = opened
-        .join()
-        .map_err(|_| anyhow!("the thread that opens devices failed"))?;
+    });
     Ok(Arc::new(opened.with_context(|| format!("opening {what}"))?))
 }
 

@@ -60,8 +60,8 @@ impl Sound {
         Ok(Self { samples, marks })
     }
 
-    #[cfg(test)]
-    pub(super) fn made(samples: Vec<f32>, marks: Vec<(u64, u64)>) -> Self {
+    /// Of samples, and of sample indices with their µs, ascending.
+    pub const fn new(samples: Vec<f32>, marks: Vec<(u64, u64)>) -> Self {
         Self { samples, marks }
     }
 

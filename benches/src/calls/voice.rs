@@ -192,11 +192,11 @@ mod tests {
     #[test]
     fn latency_and_quality_of_a_delayed_copy_are_found() {
         let samples = speech(12);
-        let said = Sound::made(samples.clone(), marks(samples.len(), 1_000_000));
+        let said = Sound::new(samples.clone(), marks(samples.len(), 1_000_000));
         // The other recording began 0.3 s later, and has everything 60 ms after it was said.
         let shifted = samples[RATE * 3 / 10 - RATE * 6 / 100..].to_vec();
         let length = shifted.len();
-        let heard = Sound::made(shifted, marks(length, 1_300_000));
+        let heard = Sound::new(shifted, marks(length, 1_300_000));
         let voice = judge(&said, &heard, 2_000_000, 12_000_000).expect("figures");
         assert!((voice.latency_millis.0 - 60.0).abs() < 0.5, "{voice:?}");
         assert!((voice.latency_millis.1 - 60.0).abs() < 0.5, "{voice:?}");
@@ -206,8 +206,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_not_told() {
         let samples = speech(6);
-        let said = Sound::made(samples.clone(), marks(samples.len(), 0));
-        let heard = Sound::made(vec![0.0; 6 * RATE], marks(6 * RATE, 0));
+        let said = Sound::new(samples.clone(), marks(samples.len(), 0));
+        let heard = Sound::new(vec![0.0; 6 * RATE], marks(6 * RATE, 0));
         assert_eq!(judge(&said, &heard, 500_000, 4_000_000), None);
     }
 }
