@@ -9,11 +9,14 @@
 //! | `pictures/NUMBER-WIDTHxHEIGHT.i420` | each 15th picture as it was shown, the newest 160 of them |
 //! | `said.wav`, `said.csv` | all sound that went in, and for each block the index of its first sample and µs |
 //! | `heard.wav`, `heard.csv` | the same of all sound that came out |
+//!
+//! A device that goes and one that comes for it write into the same files.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tracing::warn;
@@ -31,9 +34,53 @@ const KEPT_EACH: u32 = 15;
 const MAX_KEPT: usize = 160;
 
 /// The folder that the figures of one call go to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Measure {
     folder: PathBuf,
+    /// Tapes that no device writes now: the next one goes on with them.
+    said: Shelf<Tape>,
+    heard: Shelf<Tape>,
+    sent: Shelf<Log>,
+}
+
+impl std::fmt::Debug for Measure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Measure")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where something is kept between two devices.
+type Shelf<T> = Arc<Mutex<Option<T>>>;
+
+/// Something from a shelf, which goes back there with the device.
+struct Taken<T> {
+    thing: Option<T>,
+    shelf: Shelf<T>,
+}
+
+impl<T> Taken<T> {
+    /// Takes what lies there, or makes it.
+    fn take(shelf: &Shelf<T>, make: impl FnOnce() -> io::Result<T>) -> io::Result<Self> {
+        let there = shelf.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Self {
+            thing: Some(there.map_or_else(make, Ok)?),
+            shelf: Arc::clone(shelf),
+        })
+    }
+
+    fn with(&mut self, work: impl FnOnce(&mut T)) {
+        if let Some(thing) = &mut self.thing {
+            work(thing);
+        }
+    }
+}
+
+impl<T> Drop for Taken<T> {
+    fn drop(&mut self) {
+        *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = self.thing.take();
+    }
 }
 
 impl Measure {
@@ -45,12 +92,15 @@ impl Measure {
         fs::create_dir_all(folder)?;
         Ok(Self {
             folder: folder.to_owned(),
+            said: Shelf::default(),
+            heard: Shelf::default(),
+            sent: Shelf::default(),
         })
     }
 
     /// Writes down what `source` gives.
     pub fn pictures_sent(&self, source: Box<dyn PictureSource>) -> Box<dyn PictureSource> {
-        match self.log("sent.csv") {
+        match Taken::take(&self.sent, || self.log("sent.csv")) {
             Ok(log) => Box::new(Sent { source, log }),
             Err(error) => unmeasured(&error, source),
         }
@@ -73,7 +123,7 @@ impl Measure {
 
     /// Writes down what `source` gives.
     pub fn sound_said(&self, source: Box<dyn SoundSource>) -> Box<dyn SoundSource> {
-        match self.tape("said") {
+        match Taken::take(&self.said, || self.tape("said")) {
             Ok(tape) => Box::new(Said { source, tape }),
             Err(error) => unmeasured(&error, source),
         }
@@ -81,7 +131,7 @@ impl Measure {
 
     /// Writes down what `sink` takes.
     pub fn sound_heard(&self, sink: Box<dyn SoundSink>) -> Box<dyn SoundSink> {
-        match self.tape("heard") {
+        match Taken::take(&self.heard, || self.tape("heard")) {
             Ok(tape) => Box::new(Heard { sink, tape }),
             Err(error) => unmeasured(&error, sink),
         }
@@ -177,14 +227,14 @@ impl Tape {
 
 struct Sent {
     source: Box<dyn PictureSource>,
-    log: Log,
+    log: Taken<Log>,
 }
 
 impl PictureSource for Sent {
     fn next(&mut self, timeout: Duration) -> Result<Option<Picture>, CaptureError> {
         let picture = self.source.next(timeout)?;
         if let Some(number) = picture.as_ref().and_then(stamp::read) {
-            self.log.write(u64::from(number), now_micros());
+            self.log.with(|log| log.write(u64::from(number), now_micros()));
         }
         Ok(picture)
     }
@@ -257,7 +307,7 @@ impl PictureSink for Shown {
 
 struct Said {
     source: Box<dyn SoundSource>,
-    tape: Tape,
+    tape: Taken<Tape>,
 }
 
 impl SoundSource for Said {
@@ -270,7 +320,7 @@ impl SoundSource for Said {
         if time.is_some() {
             // The first sample of a block that is complete now was captured a block ago.
             let began = now_micros().saturating_sub(micros(BLOCK_TIME));
-            self.tape.write(block, began);
+            self.tape.with(|tape| tape.write(block, began));
         }
         Ok(time)
     }
@@ -286,7 +336,7 @@ impl SoundSource for Said {
 
 struct Heard {
     sink: Box<dyn SoundSink>,
-    tape: Tape,
+    tape: Taken<Tape>,
 }
 
 impl SoundSink for Heard {
@@ -297,7 +347,7 @@ impl SoundSink for Heard {
     fn write(&mut self, block: &SoundBlock) -> Result<(), PlayError> {
         // It is heard when what waits before it has been played.
         let begins = now_micros() + micros(self.sink.level());
-        self.tape.write(block, begins);
+        self.tape.with(|tape| tape.write(block, begins));
         self.sink.write(block)
     }
 
