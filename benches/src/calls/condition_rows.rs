@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::conditions::{Condition, DELAY, Step};
 use super::quality::Quality;
 use super::{Call, SAMPLE, Timing, picture, voice};
+use crate::emulator::Passed;
 use crate::report::{Bar, Row};
 
 /// Rows of the smallest picture that counts as 720p.
@@ -54,7 +55,10 @@ impl<'a> Judge<'a> {
 
     fn anchor(&self, of: impl Fn(&super::conditions::Anchor) -> String) -> String {
         let anchor = self.condition.anchor.as_ref();
-        anchor.map_or_else(String::new, |anchor| format!("WebRTC {}", of(anchor)))
+        anchor.map_or_else(
+            || "WebRTC was not measured".to_owned(),
+            |anchor| format!("WebRTC {}", of(anchor)),
+        )
     }
 
     fn pictures(&self, from: u64, until: u64) -> Vec<Row> {
@@ -265,7 +269,7 @@ impl<'a> Judge<'a> {
         let name = self.name("share of the link");
         let capacity = self.condition.link.rate_bits_per_sec? as f64 / 1e3;
         let Timing { ramp, measured } = self.call.timing;
-        let rate = |of| self.call.flow.kbit_per_sec(ramp, ramp + measured, of);
+        let rate = |of: fn(&Passed) -> u64| self.call.flow.kbit_per_sec(ramp, ramp + measured, of);
         let (Some(ours), Some(theirs)) = (
             rate(|passed| passed.udp_bytes),
             rate(|passed| passed.tcp_bytes),

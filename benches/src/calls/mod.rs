@@ -28,7 +28,7 @@ use crate::process::Watched;
 use crate::report::{Bar, Row};
 use crate::scenario::{Effort, scratch};
 use condition_rows::Judge;
-use conditions::{Condition, Step};
+use conditions::{Bars, Condition, Step};
 use cost::Cost;
 use lab::{Lab, Side, text};
 use numbers::Numbers;
@@ -129,7 +129,6 @@ impl Stand {
                 break;
             }
         }
-        // A smoke run is too short, and its build too slow, to be judged.
         Ok(match self.effort {
             Effort::Full => rows,
             Effort::Quick => rows.into_iter().map(Row::unjudged).collect(),
@@ -137,8 +136,18 @@ impl Stand {
     }
 
     fn condition(&self, lab: &Lab, condition: &Condition) -> Result<Vec<Row>> {
-        let call = self.call(lab, condition)?;
-        Ok(Judge::rows(condition, &call))
+        let condition = match self.effort {
+            Effort::Full => *condition,
+            // A smoke run is too short, and its build too slow, to be judged.
+            Effort::Quick => Condition {
+                step: None,
+                rival_from: None,
+                bars: Bars::default(),
+                ..*condition
+            },
+        };
+        let call = self.call(lab, &condition)?;
+        Ok(Judge::rows(&condition, &call))
     }
 
     fn timing(&self, condition: &Condition) -> Timing {

@@ -67,6 +67,8 @@ fn connect() -> Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     set_tcp_congestion(&socket, CONTROL)
         .with_context(|| format!("this kernel has no {CONTROL}; try modprobe tcp_{CONTROL}"))?;
+    // What is still to be sent when the download ends is thrown away.
+    socket.set_linger(Some(Duration::ZERO))?;
     socket
         .connect_timeout(&SockAddr::from(TAKER), CONNECT)
         .context("connecting through the link")?;
