@@ -23,6 +23,7 @@ pub mod wire;
 
 // What to do next.
 mod candidate;
+mod exam;
 mod nat;
 mod path;
 mod peer;
@@ -39,12 +40,13 @@ pub use candidate::{
     usable,
 };
 pub use demux::{PacketKind, classify};
+pub use exam::{EXAM_SOCKETS, Exam, ExamPlan, ExamReport};
 pub use fragment::{FRAGMENT_HEADER_LEN, FragmentError, Joiner, Splitter};
 pub use identity::{Identity, IdentityError};
 pub use ids::{
     ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transaction, virtual_address,
 };
-pub use nat::{Allocation, Mapping, NatReport, Survey};
+pub use nat::{Allocation, Filtering, Mapping, NatReport, Survey};
 pub use path::{PathInfo, PathKind};
 pub use peer::{
     Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind, Surroundings,

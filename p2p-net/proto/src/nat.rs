@@ -1,6 +1,6 @@
 //! What kind of NAT we are behind, as far as questions to two ports of one server can tell (RFC 5780 §4.3,
 //! with one address): a [`Survey`] asks them from the socket that peers will be met at, and [`NatReport`]
-//! says what the answers mean. Filtering is not told: that would take a server that answers from elsewhere.
+//! says what the answers mean. Filtering and hairpinning are for an [`crate::Exam`] on sockets of its own.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +20,11 @@ const MAX_ASKED: u32 = 3;
 const MAX_SERVERS: usize = 4;
 /// Mapped ports this near to each other come from an allocator that counts.
 const NEAR: u16 = 16;
+/// So many ports are needed to tell a block: were they taken at random from all, eight would lie within
+/// [`MAX_BLOCK`] ports of each other once in a million times.
+const BLOCK_SAMPLES: usize = 8;
+/// Blocks of more ports are as good as all ports to whoever has to guess.
+const MAX_BLOCK: u16 = 4_096;
 
 /// How a NAT maps our socket (RFC 4787 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,8 +46,35 @@ pub enum Allocation {
     Preserving,
     /// The next one, or one of the next few: foreseeable.
     Sequential,
+    /// Any of a small block; see [`NatReport::block`].
+    Block,
     /// No order is visible.
     Random,
+}
+
+/// Whose packets a NAT, or a firewall, lets in to a port of ours that has sent something (RFC 4787 §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filtering {
+    /// Everybody's.
+    EndpointIndependent,
+    /// Those of the address that was sent to, from any port.
+    AddressDependent,
+    /// Those of the very address and port that was sent to.
+    AddressAndPortDependent,
+    /// One of the first two: any port may answer; the server has no second address to try.
+    PortIndependent,
+}
+
+/// As whom a server saw one of our sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sample {
+    /// Which of our sockets.
+    pub(crate) socket: usize,
+    /// Its own port.
+    pub(crate) port: u16,
+    pub(crate) server: SocketAddr,
+    pub(crate) mapped: SocketAddr,
 }
 
 /// What a [`Survey`] found.
@@ -56,49 +88,105 @@ pub struct NatReport {
     pub mapping: Option<Mapping>,
     /// `None` where nothing is known or there is no NAT.
     pub allocation: Option<Allocation>,
+    /// The ports, first and last, of [`Allocation::Block`].
+    #[serde(default)]
+    pub block: Option<(u16, u16)>,
+    /// `None` where it was not examined, or the relay cannot answer from elsewhere.
+    #[serde(default)]
+    pub filtering: Option<Filtering>,
+    /// Whether two hosts behind this NAT reach each other by their outside addresses; `None` where it was
+    /// not examined or there is no NAT.
+    #[serde(default)]
+    pub hairpin: Option<bool>,
 }
 
 impl NatReport {
-    /// What the answers mean, for a socket with this port on a host with these addresses.
-    fn of(
-        seen: Vec<(SocketAddr, SocketAddr)>,
-        silent: Vec<SocketAddr>,
-        own: &[IpAddr],
-        port: u16,
-    ) -> Self {
-        let is_ours = |(_, mapped): &(SocketAddr, SocketAddr)| {
-            mapped.port() == port && own.contains(&mapped.ip())
+    /// What the samples, in the order in which they were asked for, mean on a host with these addresses.
+    pub(crate) fn of(samples: &[Sample], silent: Vec<SocketAddr>, own: &[IpAddr]) -> Self {
+        let mapping = mapping_of(samples, own);
+        let (allocation, block) = match mapping {
+            None | Some(Mapping::None) => (None, None),
+            Some(mapping) => allocation_of(samples, mapping),
         };
-        let mapping = match seen.as_slice() {
-            [] => None,
-            all if all.iter().all(is_ours) => Some(Mapping::None),
-            [_] => None,
-            [first, rest @ ..] if rest.iter().all(|other| other.1 == first.1) => {
-                Some(Mapping::EndpointIndependent)
-            }
-            _ => Some(Mapping::DestinationDependent),
-        };
-        let near = |pair: &[(SocketAddr, SocketAddr)]| {
-            let step = pair[1].1.port().wrapping_sub(pair[0].1.port());
-            pair[0].1.ip() == pair[1].1.ip() && (1..=NEAR).contains(&step)
-        };
-        let allocation = match mapping {
-            None | Some(Mapping::None) => None,
-            Some(_) if seen.iter().all(|(_, mapped)| mapped.port() == port) => {
-                Some(Allocation::Preserving)
-            }
-            Some(Mapping::DestinationDependent) if seen.windows(2).all(near) => {
-                Some(Allocation::Sequential)
-            }
-            Some(_) => Some(Allocation::Random),
-        };
+        let seen = samples.iter().map(|sample| (sample.server, sample.mapped));
         Self {
-            seen,
+            seen: seen.collect(),
             silent,
             mapping,
             allocation,
+            block,
+            filtering: None,
+            hairpin: None,
         }
     }
+}
+
+fn mapping_of(samples: &[Sample], own: &[IpAddr]) -> Option<Mapping> {
+    let is_ours =
+        |sample: &Sample| sample.mapped.port() == sample.port && own.contains(&sample.mapped.ip());
+    if !samples.is_empty() && samples.iter().all(is_ours) {
+        return Some(Mapping::None);
+    }
+    let pairs = samples.iter().flat_map(|one| {
+        let others = samples.iter();
+        let others =
+            others.filter(|other| other.socket == one.socket && other.server != one.server);
+        others.map(|other| other.mapped == one.mapped)
+    });
+    pairs.reduce(|all, same| all && same).map(|same| {
+        if same {
+            Mapping::EndpointIndependent
+        } else {
+            Mapping::DestinationDependent
+        }
+    })
+}
+
+fn allocation_of(samples: &[Sample], mapping: Mapping) -> (Option<Allocation>, Option<(u16, u16)>) {
+    if samples
+        .iter()
+        .all(|sample| sample.mapped.port() == sample.port)
+    {
+        return (Some(Allocation::Preserving), None);
+    }
+    if mapping != Mapping::DestinationDependent {
+        return (Some(Allocation::Random), None);
+    }
+    // A carrier may have several outside addresses; ports of different ones say nothing about each other.
+    let outside = samples.first().map(|sample| sample.mapped.ip());
+    let mut ports: Vec<u16> = samples
+        .iter()
+        .filter(|sample| Some(sample.mapped.ip()) == outside)
+        .map(|sample| sample.mapped.port())
+        .collect();
+    // Where the port depends on the address alone, both ports of a server see the same.
+    ports.dedup();
+    let steps = ports.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]));
+    let near = steps.filter(|step| (1..=NEAR).contains(step)).count();
+    // Others behind the same NAT take ports meanwhile, and packets overtake each other: not each step is near.
+    if ports.len() > 1 && near * 4 >= (ports.len() - 1) * 3 {
+        return (Some(Allocation::Sequential), None);
+    }
+    match block_of(&ports) {
+        Some(block) => (Some(Allocation::Block), Some(block)),
+        None => (Some(Allocation::Random), None),
+    }
+}
+
+/// The smallest block, aligned as carriers cut them (RFC 7422 gives such an algorithm), that has all ports;
+/// where that is no small one, the ports from the lowest to the highest, if those are near.
+fn block_of(ports: &[u16]) -> Option<(u16, u16)> {
+    let (low, high) = (*ports.iter().min()?, *ports.iter().max()?);
+    if ports.len() < BLOCK_SAMPLES || high - low >= MAX_BLOCK {
+        return None;
+    }
+    let rest = u16::MAX
+        .checked_shr((low ^ high).leading_zeros())
+        .unwrap_or(0);
+    if rest < MAX_BLOCK {
+        return Some((low & !rest, low | rest));
+    }
+    Some((low, high))
 }
 
 /// One server of a survey.
@@ -199,18 +287,19 @@ impl Survey {
         if !self.questions.iter().all(is_over) {
             return None;
         }
-        let seen = self.questions.iter();
-        let seen = seen.filter_map(|question| Some((question.server, question.seen?)));
-        let silent = self
-            .questions
-            .iter()
-            .filter(|question| question.seen.is_none());
-        Some(NatReport::of(
-            seen.collect(),
-            silent.map(|question| question.server).collect(),
-            &self.own,
-            self.port,
-        ))
+        let sample = |question: &Question| {
+            Some(Sample {
+                socket: 0,
+                port: self.port,
+                server: question.server,
+                mapped: question.seen?,
+            })
+        };
+        let samples: Vec<_> = self.questions.iter().filter_map(sample).collect();
+        let silent = self.questions.iter();
+        let silent = silent.filter(|question| question.seen.is_none());
+        let silent = silent.map(|question| question.server).collect();
+        Some(NatReport::of(&samples, silent, &self.own))
     }
 }
 
@@ -297,6 +386,40 @@ mod tests {
                 Some(Allocation::Random)
             )
         );
+    }
+
+    #[test]
+    fn blocks_are_told_from_order_and_from_chance() {
+        let kind = |ports: &[u16]| {
+            let sample = |(at, port): (usize, &u16)| Sample {
+                socket: at / 2,
+                port: PORT,
+                server: servers()[at % 2],
+                mapped: SocketAddr::new([198, 51, 100, 1].into(), *port),
+            };
+            let samples: Vec<_> = ports.iter().enumerate().map(sample).collect();
+            let report = NatReport::of(&samples, Vec::new(), &own());
+            assert_eq!(report.mapping, Some(Mapping::DestinationDependent));
+            (report.allocation.expect("told"), report.block)
+        };
+        let block = [
+            30_300, 30_700, 30_211, 30_500, 30_222, 30_688, 30_401, 30_399,
+        ];
+        assert_eq!(kind(&block), (Allocation::Block, Some((30_208, 30_719))));
+        // Too few to tell.
+        assert_eq!(kind(&block[..4]), (Allocation::Random, None));
+        let unaligned = [
+            32_700, 32_800, 32_711, 32_900, 32_722, 32_788, 32_801, 32_777,
+        ];
+        assert_eq!(
+            kind(&unaligned),
+            (Allocation::Block, Some((32_700, 32_900)))
+        );
+        let random = [2_000, 60_000, 33_000, 12_000, 45_000, 9_000, 20_000, 51_000];
+        assert_eq!(kind(&random), (Allocation::Random, None));
+        // Somebody else took a few in between, and the counter began anew.
+        let counted = [65_532, 65_533, 65_535, 3, 4, 90, 91, 92, 95, 96, 97, 98, 99];
+        assert_eq!(kind(&counted), (Allocation::Sequential, None));
     }
 
     #[test]
