@@ -4,6 +4,7 @@
 
 mod channels;
 mod connections;
+mod guesses;
 mod peers;
 mod survey;
 mod timers;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use p2p_net_proto::wire::{Answer, Offer, signal};
+use p2p_net_proto::wire::{Answer, Guess, Hint, Offer, signal};
 use p2p_net_proto::{Identity, PeerId, ReplayWindow, SignalBody, codec, open, seal};
 use tracing::debug;
 
@@ -34,6 +34,8 @@ impl Seals {
         let bytes = match body {
             SignalBody::Offer(offer) => codec::to_body(offer),
             SignalBody::Answer(answer) => codec::to_body(answer),
+            SignalBody::Hint(hint) => codec::to_body(hint),
+            SignalBody::Guess(guess) => codec::to_body(guess),
         }
         .ok()?;
         let clock = SystemTime::now()
@@ -72,6 +74,12 @@ impl Seals {
             signal::ANSWER => codec::from_body::<Answer>(&envelope.body)
                 .ok()
                 .map(SignalBody::Answer),
+            signal::HINT => codec::from_body::<Hint>(&envelope.body)
+                .ok()
+                .map(SignalBody::Hint),
+            signal::GUESS => codec::from_body::<Guess>(&envelope.body)
+                .ok()
+                .map(SignalBody::Guess),
             _ => None,
         }
     }

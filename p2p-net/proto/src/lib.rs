@@ -24,6 +24,7 @@ pub mod wire;
 // What to do next.
 mod candidate;
 mod exam;
+mod guess;
 mod nat;
 mod path;
 mod peer;
@@ -42,6 +43,7 @@ pub use candidate::{
 pub use demux::{PacketKind, classify};
 pub use exam::{EXAM_SOCKETS, Exam, ExamPlan, ExamReport};
 pub use fragment::{FRAGMENT_HEADER_LEN, FragmentError, Joiner, Splitter};
+pub use guess::{Sample, chance};
 pub use identity::{Identity, IdentityError};
 pub use ids::{
     ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transaction, virtual_address,

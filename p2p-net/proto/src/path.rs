@@ -280,6 +280,12 @@ impl Paths {
         self.list.iter().map(|path| path.address)
     }
 
+    /// Addresses of those that live.
+    pub(crate) fn living(&self) -> impl Iterator<Item = SocketAddr> {
+        let living = self.list.iter().filter(|path| path.lives());
+        living.map(|path| path.address)
+    }
+
     /// Whether a living path leads to this very host.
     pub(crate) fn proves(&self, ip: std::net::IpAddr) -> bool {
         self.list

@@ -2,6 +2,7 @@
 //! [`Peer::handle_input`], then drain [`Peer::poll_output`], then sleep until [`Peer::poll_timeout`].
 
 mod exchange;
+mod guessing;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use zeroize::Zeroize;
+
+use guessing::Guessing;
 
 use crate::candidate::select;
 use crate::path::{Paths, Situation};
@@ -56,6 +59,7 @@ pub struct Peer {
     keys: Keys,
     round: Round,
     paths: Paths,
+    guess: Guessing,
     /// Whether a path lived when we last looked.
     lived: bool,
     timers: Timers,
@@ -94,6 +98,7 @@ impl Peer {
             keys: Keys::default(),
             round: Round::default(),
             paths: Paths::default(),
+            guess: Guessing::default(),
             lived: false,
             timers: Timers::default(),
             outputs: VecDeque::new(),
@@ -118,6 +123,16 @@ impl Peer {
             Input::Answer(answer, observed) => self.on_answer(now, answer, observed),
             Input::Packet { from, packet } => self.on_packet(now, from, packet),
             Input::Activity(activity) => self.paths.on_activity(now, &activity),
+            Input::Hint(hint) => self.on_hint(now, &hint),
+            Input::Guess(guess) => self.on_guess(now, guess),
+            Input::Reserved(granted) => self.on_reserved(now, granted),
+            Input::Samples(samples) => self.on_samples(now, &samples),
+            Input::Opened(count) => self.on_opened(now, count),
+            Input::ExtraPacket {
+                socket,
+                from,
+                packet,
+            } => self.on_extra_packet(now, (socket, from), packet),
         }
         self.settle(now);
         for _ in 0..MAX_FIRED {
@@ -241,6 +256,7 @@ impl Peer {
             self.session.phase = Phase::Idle;
             return;
         }
+        self.guess.agree(offer.session);
         self.listen(&nonces.0, &nonces.1);
         // The caller starts when the Answer has reached it: half a round trip from now.
         let wait = self
@@ -265,6 +281,7 @@ impl Peer {
             return;
         }
         self.heed(now, observed, answer.relay_rtt_micros);
+        self.guess.agree(answer.session);
         self.listen(&nonce, &answer.nonce);
         self.begin_round(now, &bounded(answer.candidates));
     }
@@ -273,33 +290,40 @@ impl Peer {
         let Some((keys, opened)) = self.keys.open(now, packet) else {
             return;
         };
-        let at = self.situation();
         match opened {
-            Opened::Probe(probe) => {
-                let loss = self.paths.on_probe(now, from);
-                let answers = loss.is_some() || {
-                    let trusted = self.trusts(now, from);
-                    self.round.on_probe(now, from, keys, trusted)
-                };
-                if answers {
-                    let loss = (loss.unwrap_or(0.0) * 255.0) as u8;
-                    let pong = Pong {
-                        transaction: probe.transaction,
-                        observed: from,
-                        loss,
-                    };
-                    let packet = self.keys.seal_pong(keys, &pong);
-                    self.transmit(from, packet);
-                }
-            }
-            Opened::Pong(pong) => {
-                if self.paths.on_pong(now, from, pong.transaction, &at) {
-                    return;
-                }
-                if let Some(validated) = self.round.on_pong(now, from, pong.transaction) {
-                    self.paths.on_validated(now, &validated, &at);
-                }
-            }
+            Opened::Probe(probe) => self.on_probe(now, from, keys, probe),
+            Opened::Pong(pong) => self.on_pong(now, from, pong.transaction),
+        }
+    }
+
+    fn on_probe(&mut self, now: Instant, from: SocketAddr, keys: u64, probe: Probe) {
+        let loss = self.paths.on_probe(now, from);
+        let answers = loss.is_some() || {
+            let trusted = self.trusts(now, from);
+            self.round.on_probe(now, from, keys, trusted)
+        };
+        if answers {
+            let loss = (loss.unwrap_or(0.0) * 255.0) as u8;
+            let pong = Pong {
+                transaction: probe.transaction,
+                observed: from,
+                loss,
+            };
+            let packet = self.keys.seal_pong(keys, &pong);
+            self.transmit(from, packet);
+        }
+    }
+
+    fn on_pong(&mut self, now: Instant, from: SocketAddr, transaction: Transaction) {
+        let at = self.situation();
+        if self.paths.on_pong(now, from, transaction, &at) {
+            return;
+        }
+        if let Some(validated) = self.round.on_pong(now, from, transaction) {
+            self.paths.on_validated(now, &validated, &at);
+            self.end_guess();
+        } else {
+            self.on_guessed_pong(now, from, transaction);
         }
     }
 
@@ -341,6 +365,7 @@ impl Peer {
             Timer::Silence => self.paths.on_silence(now),
             Timer::Leave => self.paths.on_leave(now, &at),
             Timer::Challenge => self.paths.on_challenge(now, &at),
+            Timer::Guess => self.on_guess_timer(now),
             Timer::Keys => {
                 let old = self.keys.expire(now);
                 self.outputs.extend(old.map(Output::Unlisten));
@@ -360,7 +385,8 @@ impl Peer {
                 if self.round.succeeded() || self.paths.any_lives() {
                     self.session.reset_pauses();
                 } else {
-                    self.verdict = Some(NotDirect::Blocked);
+                    let why = self.guess.verdict().unwrap_or(NotDirect::Blocked);
+                    self.verdict = Some(why);
                     self.session.pause(now);
                 }
             }
@@ -382,6 +408,7 @@ impl Peer {
     /// The situation is a new one: pauses and reasons of before count no longer.
     fn begin_anew(&mut self) {
         self.session.reset_pauses();
+        self.guess.begin_anew();
         self.verdict = None;
     }
 
@@ -439,6 +466,7 @@ impl Peer {
         self.round
             .begin(now, &candidates, keys, self.relay_round_trip());
         self.session.phase = Phase::Punching;
+        self.arm_guess(now);
     }
 
     /// Derives the keys of a session and listens for them.
@@ -469,6 +497,7 @@ impl Peer {
         self.session.phase = Phase::Idle;
         self.round.clear();
         self.paths.clear();
+        self.forget_guess();
         self.outputs
             .extend(self.keys.clear().into_iter().map(Output::Unlisten));
         self.lived = false;
@@ -562,6 +591,7 @@ impl Peer {
         self.lived = lives;
         let at = self.situation();
         let phase_end = match self.session.phase {
+            Phase::Punching if self.guess.goes_on() => None,
             Phase::Punching => self.round.over_at(),
             _ => self.session.ends_at(),
         };
@@ -572,6 +602,7 @@ impl Peer {
         self.timers.set(Timer::Leave, self.paths.leave_at(&at));
         self.timers.set(Timer::Challenge, self.paths.challenge_at());
         self.timers.set(Timer::Keys, self.keys.ends_at());
+        self.timers.set(Timer::Guess, self.guess.next_at());
     }
 
     /// Says what has changed for the outside.
@@ -651,17 +682,12 @@ impl Peer {
             .filter(|address| !wanted.contains(address));
         let spoken: Vec<SocketAddr> = spoken.collect();
         wanted.extend(spoken);
-        for gone in self
-            .bound
-            .iter()
-            .filter(|address| !wanted.contains(address))
-        {
+        let before = std::mem::take(&mut self.bound);
+        for gone in before.iter().filter(|address| !wanted.contains(address)) {
             self.outputs.push_back(Output::Bind(*gone, false));
+            self.drop_via(*gone);
         }
-        for new in wanted
-            .iter()
-            .filter(|address| !self.bound.contains(address))
-        {
+        for new in wanted.iter().filter(|address| !before.contains(address)) {
             self.outputs.push_back(Output::Bind(*new, true));
         }
         self.bound = wanted;

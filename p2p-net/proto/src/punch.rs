@@ -270,6 +270,24 @@ impl Round {
         })
     }
 
+    /// A probe came to a port of ours that was guessed: its sender is worth a fresh series.
+    pub(crate) fn revive(&mut self, now: Instant, from: SocketAddr, keys: u64) {
+        let Some(index) = self.place_for(now, from, keys) else {
+            return;
+        };
+        let pair = &mut self.pairs[index];
+        pair.sends = 0;
+        pair.sent_at = None;
+        pair.began = now;
+        pair.next_at = Some(now);
+        pair.keys = keys;
+    }
+
+    /// Whether the peer has been heard in this round.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.pairs.iter().any(|pair| pair.heard)
+    }
+
     /// Addresses from which the peer has spoken and which somebody vouches for.
     pub(crate) fn heard(&self) -> impl Iterator<Item = SocketAddr> {
         self.pairs

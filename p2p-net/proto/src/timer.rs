@@ -21,10 +21,12 @@ pub(crate) enum Timer {
     Challenge,
     /// The older set of probe keys has had its time.
     Keys,
+    /// Something is due about guessing ports.
+    Guess,
 }
 
 impl Timer {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Phase,
         Self::Pair,
         Self::Path,
@@ -32,6 +34,7 @@ impl Timer {
         Self::Leave,
         Self::Challenge,
         Self::Keys,
+        Self::Guess,
     ];
 }
 
@@ -124,6 +127,10 @@ impl Timing {
     /// Once a path is proven, each other candidate gets no more probes than this: it may still be better, but
     /// nothing depends on it.
     pub(crate) const SENDS_AFTER_SUCCESS: u8 = 4;
+    /// A round without any answer is doubted this long after its beginning, and a round trip through the relay:
+    /// six probes to each candidate are out, and ordinary pairs have long been direct. What guessing needs is
+    /// asked for then.
+    pub(crate) const DOUBT: Duration = Duration::from_millis(400);
     /// Addresses beyond the offered ones that authentic probes came from, in one round.
     pub(crate) const MAX_PEER_REFLEXIVE: usize = 4;
 

@@ -328,6 +328,10 @@ pub mod signal {
     pub const OFFER: u16 = 1;
     /// An [`Answer`](super::Answer).
     pub const ANSWER: u16 = 2;
+    /// A [`Hint`](super::Hint).
+    pub const HINT: u16 = 3;
+    /// A [`Guess`](super::Guess).
+    pub const GUESS: u16 = 4;
 }
 
 /// An address from which the relay saw a peer.
@@ -406,6 +410,33 @@ pub struct Answer {
     pub candidates: Vec<crate::Candidate>,
     /// The callee's smoothed round trip to the relay, microseconds; 0 unknown.
     pub relay_rtt_micros: u32,
+}
+
+/// How a side's translator serves it, sealed to the peer when a round of punching has failed
+/// (`connectivity.md` §5.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    /// The session of the [`Offer`] whose round failed.
+    pub session: [u8; 16],
+    /// 0 unknown, 1 one port for all destinations, 2 counted up, 3 without order.
+    pub kind: u8,
+    /// Counted up: the next port. Without order: the lowest that is likely.
+    pub first: u16,
+    /// Counted up: the step. Without order: the highest port that is likely.
+    pub second: u16,
+}
+
+/// Says that ports have been opened towards the recipient, which shall probe for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guess {
+    /// The session, as in the [`Hint`].
+    pub session: [u8; 16],
+    /// The lowest port that may be among them.
+    pub low: u16,
+    /// The highest.
+    pub high: u16,
+    /// How many are open.
+    pub opened: u16,
 }
 
 const MAX_SENTENCE: usize = 512;

@@ -210,6 +210,15 @@ impl Game {
                 assert!(self.proven.contains(&to), "{to} never answered");
                 assert!(self.accepted);
             }
+            // Nobody guesses here: a translator's ports are the simulator's matter.
+            Output::Reserve(_)
+            | Output::Release(..)
+            | Output::Sample(_)
+            | Output::Open(_)
+            | Output::TransmitFrom { .. }
+            | Output::Via(..)
+            | Output::Shut
+            | Output::Signal(SignalBody::Hint(_) | SignalBody::Guess(_)) => {}
             Output::Route { .. } | Output::Event(Event::Path(_)) => {}
         }
     }

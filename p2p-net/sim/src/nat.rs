@@ -28,6 +28,8 @@ pub enum Ports {
     Sequential,
     /// Any.
     Random,
+    /// Any between these two.
+    Range(u16, u16),
 }
 
 /// What kind of translator.
@@ -98,6 +100,22 @@ impl NatConfig {
         }
     }
 
+    /// Another random port for each remote endpoint, from those that carriers commonly use.
+    pub const fn symmetric_common() -> Self {
+        Self {
+            ports: Ports::Range(20_000, 59_999),
+            ..Self::symmetric()
+        }
+    }
+
+    /// Another one, out of the subscriber's block of 512.
+    pub const fn symmetric_block() -> Self {
+        Self {
+            ports: Ports::Range(30_208, 30_719),
+            ..Self::symmetric()
+        }
+    }
+
     /// The same with hairpinning.
     pub const fn with_hairpin(self) -> Self {
         Self {
@@ -115,7 +133,9 @@ impl NatConfig {
 /// Mappings that one translator holds; further ones are refused, as a full table does.
 const MAX_MAPPINGS: usize = 4_096;
 /// Remotes remembered for one mapping; the oldest goes.
-const MAX_REMOTES: usize = 256;
+const MAX_REMOTES: usize = 2_048;
+/// Draws from a range of ports until it counts as full.
+const MAX_TRIES: usize = 10_000;
 /// Ports that are given out on their own account start here (RFC 4787 REQ-3: not the well-known ones).
 const FIRST_PORT: u16 = 1_024;
 /// Where a sequential allocator starts.
@@ -258,7 +278,7 @@ impl Nat {
         if self.by_port.len() >= MAX_MAPPINGS {
             return None;
         }
-        let port = self.free_port(inside.port());
+        let port = self.free_port(inside.port())?;
         self.by_port.insert(
             port,
             Entry {
@@ -272,11 +292,12 @@ impl Nat {
         Some(port)
     }
 
-    /// Ends: at most `MAX_MAPPINGS` of 64,512 ports are taken.
-    fn free_port(&mut self, inside: u16) -> u16 {
+    /// Ends: at most `MAX_MAPPINGS` of 64,512 ports are taken, and a narrow range is tried so often only.
+    fn free_port(&mut self, inside: u16) -> Option<u16> {
+        let mut tries = 0;
         let wish = inside.wrapping_add(self.shift).max(FIRST_PORT);
         if self.config.ports == Ports::Preserving && !self.by_port.contains_key(&wish) {
-            return wish;
+            return Some(wish);
         }
         loop {
             let port = match self.config.ports {
@@ -285,12 +306,19 @@ impl Nat {
                     self.next_port = self.next_port.checked_add(1).unwrap_or(SEQUENCE_START);
                     port
                 }
+                Ports::Range(low, high) => {
+                    tries += 1;
+                    if tries > MAX_TRIES {
+                        return None;
+                    }
+                    self.random.random_range(low..=high)
+                }
                 Ports::Preserving | Ports::Random => {
                     self.random.random_range(FIRST_PORT..=u16::MAX)
                 }
             };
             if !self.by_port.contains_key(&port) {
-                return port;
+                return Some(port);
             }
         }
     }

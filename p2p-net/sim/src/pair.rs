@@ -5,16 +5,19 @@
 //! take the time of both legs and are lost while it is down. Traffic is numbered packets at a steady
 //! interval, each second one acknowledged, sent wherever the machine's route says.
 
+mod guessing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use p2p_net_proto::wire::{Answer, ObservedAddress, Offer};
+use p2p_net_proto::wire::{Answer, Guess, Hint, ObservedAddress, Offer};
 use p2p_net_proto::{
     Activity, Candidate, Event, Input, Output, PathInfo, Peer, PeerConfig, PeerId, Route,
     SignalBody, local_candidates,
 };
 
+use self::guessing::Extras;
 use crate::seed::derive;
 use crate::{Clock, Counters, HostId, LinkConfig, NatConfig, Payload, Place, World};
 
@@ -52,6 +55,8 @@ pub struct PairConfig {
     pub accepted: [bool; 2],
     /// Whether each side goes through the relay on principle.
     pub relay_only: [bool; 2],
+    /// How many extra sockets the system gives each side.
+    pub extra_sockets: [u16; 2],
 }
 
 impl Default for PairConfig {
@@ -67,6 +72,7 @@ impl Default for PairConfig {
             direct: LinkConfig::delay(Duration::from_millis(20)),
             accepted: [true; 2],
             relay_only: [false; 2],
+            extra_sockets: [u16::MAX; 2],
         }
     }
 }
@@ -78,6 +84,8 @@ enum Packet {
     Ack,
     /// To the relay, which knows by other means whose it is.
     Hello(usize),
+    /// Of an extra socket to one of the relay's ports: a side, a socket, a port.
+    Question(usize, u16, u8),
 }
 
 impl Payload for Packet {
@@ -85,7 +93,7 @@ impl Payload for Packet {
         match self {
             Self::Probe(bytes) => bytes.len(),
             Self::Data(_) => 1_000,
-            Self::Ack | Self::Hello(_) => 40,
+            Self::Ack | Self::Hello(_) | Self::Question(..) => 40,
         }
     }
 }
@@ -98,6 +106,9 @@ enum Coming {
     Observed(SocketAddr),
     Offer(Offer, Vec<ObservedAddress>),
     Answer(Answer, Vec<ObservedAddress>),
+    Hint(Hint),
+    Guess(Guess),
+    Samples,
     Relayed(Packet),
     Channel(bool),
 }
@@ -127,12 +138,18 @@ pub struct Side {
     pub signals: Vec<(Duration, SignalBody)>,
     /// Probes and pongs it sent: when and to where.
     pub probes: Vec<(Duration, SocketAddr)>,
+    /// Packets that opened ports, from extra sockets: when and to where.
+    pub openers: Vec<(Duration, SocketAddr)>,
+    /// Guesses that ended, and whether they failed.
+    pub guesses: Vec<(Duration, bool)>,
     /// Traffic that reached it.
     pub arrivals: Vec<Arrival>,
     /// Key ids it listens for.
     pub listens: BTreeSet<u64>,
     /// Addresses that it bound to the other one.
     pub bound: BTreeSet<SocketAddr>,
+    extras: Extras,
+    reserved: Option<IpAddr>,
     route: (Route, bool),
     /// From where the relay sees it, and what itself knows of that.
     observed: Option<SocketAddr>,
@@ -392,7 +409,7 @@ impl Pair {
                 .into_iter()
                 .find(|s| self.sides[*s].host == delivery.host)
             {
-                self.on_packet(side, delivery.from, delivery.payload);
+                self.on_packet(side, delivery.to.port(), delivery.from, delivery.payload);
             }
         }
         while let Some(entry) = self
@@ -424,8 +441,15 @@ impl Pair {
     }
 
     fn on_relay_packet(&mut self, from: SocketAddr, packet: Packet) {
-        let (Packet::Hello(side), true) = (packet, self.relay_up) else {
+        if !self.relay_up {
             return;
+        }
+        let side = match packet {
+            Packet::Hello(side) => side,
+            Packet::Question(side, socket, server) => {
+                return self.on_question(side, socket, server, from);
+            }
+            Packet::Probe(_) | Packet::Data(_) | Packet::Ack => return,
         };
         let now = self.clock.now();
         self.sides[side].observed_at = Some(now);
@@ -451,12 +475,12 @@ impl Pair {
         }
     }
 
-    fn on_packet(&mut self, side: usize, from: SocketAddr, packet: Packet) {
+    fn on_packet(&mut self, side: usize, port: u16, from: SocketAddr, packet: Packet) {
         match packet {
             Packet::Probe(bytes) => {
                 let ours = p2p_net_proto::probe::key_id(&bytes)
                     .is_some_and(|id| self.sides[side].listens.contains(&id));
-                if ours {
+                if ours && !self.on_extra(side, port, from, &bytes) {
                     self.input(
                         side,
                         Input::Packet {
@@ -467,11 +491,12 @@ impl Pair {
                 }
             }
             Packet::Data(_) | Packet::Ack => {
-                if self.sides[side].bound.contains(&from) {
+                let own = &self.sides[side];
+                if own.extras.is_quic(port) && own.bound.contains(&from) {
                     self.receive(side, packet, true);
                 }
             }
-            Packet::Hello(_) => {}
+            Packet::Hello(_) | Packet::Question(..) => {}
         }
     }
 
@@ -490,6 +515,9 @@ impl Pair {
                 self.input(side, Input::Offer(offer, observed));
             }
             Coming::Answer(answer, observed) => self.input(side, Input::Answer(answer, observed)),
+            Coming::Hint(hint) => self.input(side, Input::Hint(hint)),
+            Coming::Guess(guess) => self.input(side, Input::Guess(guess)),
+            Coming::Samples => self.on_samples(side),
             Coming::Relayed(packet) => self.receive(side, packet, false),
         }
     }
@@ -547,8 +575,8 @@ impl Pair {
         if let Route::Direct(to) = route {
             self.sides[side].activity.direct_sent += 1;
             self.sides[side].activity.direct_sent_at = Some(now);
-            let host = self.sides[side].host;
-            self.world.send(now, host, PORT, to, packet.clone());
+            let (host, port) = (self.sides[side].host, self.sides[side].extras.port_to(to));
+            self.world.send(now, host, port, to, packet.clone());
         }
         if route == Route::Relay || duplicate {
             let at = now + self.one_way();
@@ -586,8 +614,8 @@ impl Pair {
             match output {
                 Output::Transmit { to, payload } => {
                     own.probes.push((elapsed, to));
-                    let host = own.host;
-                    self.world.send(now, host, PORT, to, Packet::Probe(payload));
+                    let (host, port) = (own.host, own.extras.port_to(to));
+                    self.world.send(now, host, port, to, Packet::Probe(payload));
                 }
                 Output::Signal(body) => {
                     own.signals.push((elapsed, body.clone()));
@@ -602,6 +630,7 @@ impl Pair {
                     own.routes.push((elapsed, route, duplicate));
                 }
                 Output::Event(Event::Path(info)) => own.events.push((elapsed, info)),
+                output => self.guess(side, output),
             }
         }
         assert!(
@@ -635,6 +664,8 @@ impl Pair {
         let coming = match body {
             SignalBody::Offer(offer) => Coming::Offer(offer, observed),
             SignalBody::Answer(answer) => Coming::Answer(answer, observed),
+            SignalBody::Hint(hint) => Coming::Hint(hint),
+            SignalBody::Guess(guess) => Coming::Guess(guess),
         };
         self.schedule(now + self.config.relay_delay[1 - side], 1 - side, coming);
     }
@@ -668,6 +699,10 @@ impl Side {
             events: Vec::new(),
             signals: Vec::new(),
             probes: Vec::new(),
+            openers: Vec::new(),
+            guesses: Vec::new(),
+            extras: Extras::new(config.extra_sockets[side]),
+            reserved: None,
             arrivals: Vec::new(),
             listens: BTreeSet::new(),
             bound: BTreeSet::new(),
@@ -692,8 +727,9 @@ impl Side {
     /// Candidates in any signal that it sent.
     pub fn offered(&self) -> impl Iterator<Item = &Candidate> {
         self.signals.iter().flat_map(|(_, body)| match body {
-            SignalBody::Offer(offer) => &offer.candidates,
-            SignalBody::Answer(answer) => &answer.candidates,
+            SignalBody::Offer(offer) => offer.candidates.as_slice(),
+            SignalBody::Answer(answer) => answer.candidates.as_slice(),
+            SignalBody::Hint(_) | SignalBody::Guess(_) => &[],
         })
     }
 

@@ -182,6 +182,13 @@ impl Driver {
                     tables.bound.remove(&address);
                 }
             }
+            Output::Reserve(_)
+            | Output::Release(..)
+            | Output::Sample(_)
+            | Output::Open(_)
+            | Output::TransmitFrom { .. }
+            | Output::Via(..)
+            | Output::Shut => self.guess(peer, output),
             Output::Route { route, duplicate } => self.set_route(peer, route, duplicate),
             Output::Event(Event::Path(path)) => {
                 if let Some(state) = self.peers.get(peer) {
@@ -247,6 +254,8 @@ impl Driver {
         match self.seals.open(peer, kind, sealed) {
             Some(SignalBody::Offer(offer)) => self.input(peer, Input::Offer(offer, observed)),
             Some(SignalBody::Answer(answer)) => self.input(peer, Input::Answer(answer, observed)),
+            Some(SignalBody::Hint(hint)) => self.input(peer, Input::Hint(hint)),
+            Some(SignalBody::Guess(guess)) => self.input(peer, Input::Guess(guess)),
             None => return false,
         }
         true

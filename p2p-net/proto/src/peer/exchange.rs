@@ -1,11 +1,11 @@
 //! What goes into a [`Peer`](super::Peer) and what comes out of it: the vocabulary between the state machine
 //! and whoever drives it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::wire::{Answer, ObservedAddress, Offer};
-use crate::{Candidate, PathInfo, PeerId};
+use crate::wire::{Answer, Guess, Hint, ObservedAddress, Offer};
+use crate::{Candidate, PathInfo, PeerId, Sample};
 
 /// What a [`Peer`](super::Peer) must know from its start.
 pub struct PeerConfig {
@@ -88,6 +88,25 @@ pub enum Input<'a> {
     },
     /// What the data path saw.
     Activity(Activity),
+    /// A Hint came, opened and checked against replay.
+    Hint(Hint),
+    /// The same for a Guess.
+    Guess(Guess),
+    /// Whether the address of [`Output::Reserve`] is ours to guess at.
+    Reserved(bool),
+    /// What the relay answered to [`Output::Sample`]; nothing where it did not, or no socket was to be had.
+    Samples(Vec<Sample>),
+    /// So many extra sockets are open after [`Output::Open`].
+    Opened(u16),
+    /// A probe or pong whose key id is ours came to an extra socket.
+    ExtraPacket {
+        /// To which, from 0.
+        socket: u16,
+        /// From where.
+        from: SocketAddr,
+        /// All of it.
+        packet: &'a [u8],
+    },
 }
 
 /// What to seal and send to the peer through the relay.
@@ -97,6 +116,10 @@ pub enum SignalBody {
     Offer(Offer),
     /// Goes with the channel-accept if one is due, else as a signal.
     Answer(Answer),
+    /// Always a signal.
+    Hint(Hint),
+    /// Always a signal.
+    Guess(Guess),
 }
 
 /// The kind number of a [`SignalBody`], see [`crate::wire::signal`].
@@ -108,6 +131,8 @@ impl SignalBody {
         match self {
             Self::Offer(_) => crate::wire::signal::OFFER,
             Self::Answer(_) => crate::wire::signal::ANSWER,
+            Self::Hint(_) => crate::wire::signal::HINT,
+            Self::Guess(_) => crate::wire::signal::GUESS,
         }
     }
 
@@ -116,6 +141,7 @@ impl SignalBody {
         match self {
             Self::Offer(offer) => !offer.candidates.is_empty(),
             Self::Answer(answer) => !answer.candidates.is_empty(),
+            Self::Hint(_) | Self::Guess(_) => false,
         }
     }
 }
@@ -157,6 +183,30 @@ pub enum Output {
         /// See above.
         duplicate: bool,
     },
+    /// May this address be guessed at now? Answer with [`Input::Reserved`]: no while somebody else's ports of
+    /// it are being guessed.
+    Reserve(IpAddr),
+    /// It is free again; whether guessing at it failed.
+    Release(IpAddr, bool),
+    /// Open so many extra sockets, all of IPv4, and ask both ports of the relay from each, socket by socket;
+    /// answer with [`Input::Samples`].
+    Sample(u16),
+    /// Have so many extra sockets open; answer with [`Input::Opened`].
+    Open(u16),
+    /// Send this UDP payload from an extra socket.
+    TransmitFrom {
+        /// From which, from 0.
+        socket: u16,
+        /// To there.
+        to: SocketAddr,
+        /// Its bytes.
+        payload: Vec<u8>,
+    },
+    /// All that goes to this address goes out from that extra socket from now on, which belongs to QUIC like
+    /// the first one; with `None`, from the first one again, and the extra one is closed.
+    Via(SocketAddr, Option<u16>),
+    /// Close the extra sockets that are not in use.
+    Shut,
     /// For whoever watches.
     Event(Event),
 }
