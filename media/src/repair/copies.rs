@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::FrameNumber;
 use crate::packet::{AudioBody, Sound};
+use crate::{AudioTime, FrameNumber};
 
 /// The farthest copy: more would be added to what the listener hears late.
 const FARTHEST: Duration = Duration::from_millis(60);
@@ -19,6 +19,9 @@ const HANDLING: Duration = Duration::from_millis(10);
 const TEN_MILLIS: Duration = Duration::from_millis(10);
 /// Packets remembered: what a resend can still be for, 320 ms of the shortest.
 const REMEMBERED: usize = 32;
+/// How far a copy's time may be from where its distance puts it, ticks of 48 kHz: 2 ms, what the fit of a
+/// microphone's clock corrects within a few packets, and less than any frame.
+const SLACK_TICKS: u64 = 96;
 /// The largest offset: it has 4 bits on the wire.
 const LARGEST_OFFSET: u128 = 15;
 
@@ -72,6 +75,28 @@ impl Plan {
         plan.extra_delay = frame * u32::from(plan.offsets().last().copied().unwrap_or(0));
         plan
     }
+
+    /// The plan with the nearest `copies` only, where there is no room for all of them: packets of sound that
+    /// take more than their share make the queue that delays them. `frame` is the length of one.
+    #[must_use]
+    pub fn cut(mut self, copies: u8, frame: Duration) -> Self {
+        self.count = self.count.min(copies);
+        self.extra_delay = frame * u32::from(self.offsets().last().copied().unwrap_or(0));
+        self
+    }
+}
+
+/// The copy of `sound` for a packet `offset` frames later. On the wire a copy has no time of its own: it is told
+/// by its distance, so that one of another length, or from before a jump in time, cannot be copied. A device
+/// whose clock runs a little fast or slow is no jump: its packets follow each other with a sample more or less.
+fn aligned(sound: &Sound, primary: &Sound, offset: u64) -> Option<Sound> {
+    let distance = offset * u64::from(primary.samples);
+    let ticks = primary.time.ticks().checked_sub(distance)?;
+    let near = ticks.abs_diff(sound.time.ticks()) <= SLACK_TICKS;
+    (near && sound.samples == primary.samples).then(|| Sound {
+        time: AudioTime::from_ticks(ticks),
+        ..sound.clone()
+    })
 }
 
 /// The newest packets of sound, to copy from and to send again.
@@ -103,7 +128,8 @@ impl SoundStore {
             .take(3)
             .filter_map(|offset| {
                 let number = primary.number.checked_sub(u64::from(offset))?;
-                self.find(number).map(|(sound, _)| sound.clone())
+                let (sound, _) = self.find(number)?;
+                aligned(sound, &primary, u64::from(offset))
             })
             .collect();
         if self.kept.len() == REMEMBERED {
@@ -147,7 +173,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::AudioTime;
 
     const TEN: Duration = Duration::from_millis(10);
 
@@ -190,6 +215,58 @@ mod tests {
             assert_eq!(plan.resend, resend, "{case}");
         }
         Plan::choose(4, Some(Duration::MAX / 4), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_drifting_microphone_has_copies_and_a_jump_in_time_has_none() {
+        let mut store = SoundStore::new();
+        let plan = Plan::choose(3, None, TEN);
+        let at = |number: FrameNumber, ticks: u64| Sound {
+            time: AudioTime::from_ticks(1_000 + ticks),
+            ..sound(number, true)
+        };
+        // A sample more or less each packet, then 100 ms that were lost before the encoder, then longer frames.
+        let times = [0, 481, 960, 1_441, 1_922, 7_202, 7_682, 8_163, 8_643];
+        let mut copies = Vec::new();
+        for (number, ticks) in (1..).zip(times) {
+            let body = store.pack(at(number, ticks), &plan);
+            for copy in &body.copies {
+                let distance = (body.primary.number - copy.number) * 480;
+                assert_eq!(
+                    copy.time.checked_add_ticks(distance),
+                    Some(body.primary.time)
+                );
+            }
+            copies.push(
+                body.copies
+                    .iter()
+                    .map(|copy| copy.number)
+                    .collect::<Vec<_>>(),
+            );
+        }
+        let none: [FrameNumber; 0] = [];
+        assert_eq!(copies[3..5], [vec![3, 1], vec![4, 2]]);
+        assert_eq!(copies[5], none);
+        assert_eq!(copies[6..], [vec![6], vec![7], vec![8, 6]]);
+        let longer = Sound {
+            samples: 960,
+            ..at(10, 9_123)
+        };
+        assert_eq!(store.pack(longer, &plan).copies, []);
+    }
+
+    #[test]
+    fn what_has_no_room_is_cut_from_the_far_end() {
+        let plan = Plan::choose(4, None, TEN);
+        let cut = plan.cut(2, TEN);
+        assert_eq!((cut.offsets(), cut.extra_delay), (&[1, 2][..], TEN * 2));
+        assert!(cut.resend);
+        assert_eq!(plan.cut(3, TEN), plan);
+        let none = plan.cut(0, TEN);
+        assert_eq!(
+            (none.offsets(), none.extra_delay),
+            (&[][..], Duration::ZERO)
+        );
     }
 
     #[test]
