@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use p2p_net_proto::{PathInfo, PeerId};
+use p2p_net_proto::{NotDirect, PathInfo, PathKind, PeerId};
 use quinn::{RecvStream, SendDatagramError, SendStream, VarInt};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -26,6 +27,8 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(50);
 const CALL_KEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Datagrams that wait for [`Connection::read_datagram`] at most; the oldest gives way.
 const MAX_DATAGRAMS: usize = 1_024;
+/// Paths that [`Connection::history`] remembers at most: at one flap a minute, an hour.
+const MAX_HISTORY: usize = 64;
 
 /// A QUIC connection whose other end has proven to hold the key of [`Connection::peer`]. Clones share it; it
 /// closes when the last clone is dropped, streams or not.
@@ -34,10 +37,18 @@ pub struct Connection {
     inner: Arc<Inner>,
 }
 
-/// Counters of one connection since its start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What carries a connection, and its counters since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
+    /// What carries the packets now.
+    pub path: PathKind,
+    /// The peer's address on a direct path.
+    pub remote: Option<SocketAddr>,
+    /// Why the path is not direct; `None` where it is.
+    pub not_direct: Option<NotDirect>,
+    /// Smoothed round trip of the direct path from probes, microseconds.
+    pub direct_round_trip_micros: Option<u64>,
     /// UDP payload bytes sent over direct paths.
     pub direct_sent_bytes: u64,
     /// UDP payload bytes received over direct paths.
@@ -48,6 +59,8 @@ pub struct Stats {
     pub relayed_received_bytes: u64,
     /// QUIC's smoothed round trip, microseconds.
     pub round_trip_micros: u64,
+    /// QUIC packets sent.
+    pub sent_packets: u64,
     /// QUIC packets declared lost.
     pub lost_packets: u64,
     /// QUIC's congestion window, bytes.
@@ -185,17 +198,30 @@ impl Connection {
         self.inner.path.clone()
     }
 
+    /// The paths so far, the present one last: each with what it was, since when, its last round trip, and why
+    /// it was not direct. At most 64; the oldest go.
+    pub fn history(&self) -> Vec<PathInfo> {
+        // What the attendant has not noticed yet belongs to it.
+        self.inner.history.note(*self.inner.path.borrow());
+        self.inner.history.all()
+    }
+
     /// Counters.
     pub fn stats(&self) -> Stats {
         let (now, before) = (self.inner.link.totals(), self.inner.before);
         let quinn = self.inner.quinn.stats();
         let path = *self.inner.path.borrow();
         Stats {
+            path: path.kind,
+            remote: path.remote,
+            not_direct: path.not_direct,
+            direct_round_trip_micros: path.round_trip.map(micros),
             direct_sent_bytes: now.direct_sent - before.direct_sent,
             direct_received_bytes: now.direct_received - before.direct_received,
             relayed_sent_bytes: now.relayed_sent - before.relayed_sent,
             relayed_received_bytes: now.relayed_received - before.relayed_received,
-            round_trip_micros: u64::try_from(quinn.path.rtt.as_micros()).unwrap_or(u64::MAX),
+            round_trip_micros: micros(quinn.path.rtt),
+            sent_packets: quinn.path.sent_packets,
             lost_packets: quinn.path.lost_packets,
             congestion_window: quinn.path.cwnd,
             mtu: quinn.path.current_mtu,
@@ -251,6 +277,7 @@ pub(crate) struct Inner {
     link: Arc<Link>,
     path: watch::Receiver<PathInfo>,
     datagrams: Arc<Datagrams>,
+    history: Arc<History>,
     verdict: Mutex<Option<ConnectionError>>,
     before: Totals,
     switches: u32,
@@ -266,6 +293,8 @@ impl Inner {
     ) -> Self {
         let (before, switches) = (link.totals(), path.borrow().switches);
         let (datagrams, verdict) = (Arc::default(), Mutex::new(None));
+        let history = Arc::new(History::default());
+        history.note(*path.borrow());
         Self {
             quinn,
             peer,
@@ -273,14 +302,20 @@ impl Inner {
             link,
             path,
             datagrams,
+            history,
             verdict,
             before,
             switches,
         }
     }
 
-    pub(crate) fn datagrams(&self) -> Arc<Datagrams> {
-        self.datagrams.clone()
+    /// What [`attend`] works on.
+    pub(crate) fn attended(&self) -> Attended {
+        Attended {
+            datagrams: self.datagrams.clone(),
+            history: self.history.clone(),
+            path: self.path.clone(),
+        }
     }
 
     fn error(&self, error: &quinn::ConnectionError) -> ConnectionError {
@@ -326,6 +361,40 @@ impl WeakConnection {
     }
 }
 
+/// What an attendant keeps for a connection.
+pub(crate) struct Attended {
+    datagrams: Arc<Datagrams>,
+    history: Arc<History>,
+    path: watch::Receiver<PathInfo>,
+}
+
+/// The paths that a connection took.
+#[derive(Default)]
+struct History(Mutex<VecDeque<PathInfo>>);
+
+impl History {
+    /// A new path makes a new entry; what is new about the same path belongs to its entry.
+    fn note(&self, info: PathInfo) {
+        let mut entries = lock(&self.0);
+        match entries.back_mut() {
+            Some(last) if (last.kind, last.remote) == (info.kind, info.remote) => {
+                last.round_trip = info.round_trip.or(last.round_trip);
+                last.not_direct = info.not_direct;
+            }
+            _ => {
+                if entries.len() >= MAX_HISTORY {
+                    entries.pop_front();
+                }
+                entries.push_back(info);
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<PathInfo> {
+        lock(&self.0).iter().copied().collect()
+    }
+}
+
 /// Received datagrams, p2p-net's own taken out.
 #[derive(Default)]
 pub(crate) struct Datagrams {
@@ -364,6 +433,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn is_reserved(datagram: &[u8]) -> bool {
     datagram
         .first()
@@ -379,8 +452,13 @@ pub(crate) fn switched(epoch: u32) -> Bytes {
 }
 
 /// Attends a connection until it ends: takes datagrams off QUIC whether or not the application reads them,
-/// and keeps the connection alive, with more care while a call runs.
-pub(crate) async fn attend(quinn: quinn::Connection, link: Arc<Link>, datagrams: Arc<Datagrams>) {
+/// keeps the connection alive, with more care while a call runs, and remembers its paths.
+pub(crate) async fn attend(quinn: quinn::Connection, link: Arc<Link>, attended: Attended) {
+    let Attended {
+        datagrams,
+        history,
+        mut path,
+    } = attended;
     let mut window = SEND_WINDOW;
     loop {
         let mode_changed = link.switch.rate.changed.notified();
@@ -402,6 +480,7 @@ pub(crate) async fn attend(quinn: quinn::Connection, link: Arc<Link>, datagrams:
                 let _ = quinn.send_datagram(switched(link.switch.epoch()));
             }
             () = mode_changed => {}
+            Ok(()) = path.changed() => history.note(*path.borrow_and_update()),
         }
     }
     datagrams.close();
@@ -420,6 +499,48 @@ mod tests {
         }
         assert!(is_reserved(&[0xff]));
         assert!(!is_reserved(&[]));
+    }
+
+    #[tokio::test]
+    async fn each_path_has_one_entry_and_the_oldest_go() {
+        let since = tokio::time::Instant::now().into_std();
+        let path = |port: u16| PathInfo {
+            kind: if port == 0 {
+                PathKind::Relayed
+            } else {
+                PathKind::Direct
+            },
+            remote: (port > 0).then(|| SocketAddr::from(([192, 0, 2, 1], port))),
+            round_trip: None,
+            since,
+            switches: 0,
+            not_direct: (port == 0).then_some(NotDirect::Trying),
+        };
+        let history = History::default();
+        history.note(path(0));
+        history.note(PathInfo {
+            not_direct: Some(NotDirect::Blocked),
+            ..path(0)
+        });
+        let measured = PathInfo {
+            round_trip: Some(Duration::from_millis(3)),
+            ..path(5)
+        };
+        history.note(measured);
+        // It is measured no more, but was.
+        history.note(path(5));
+        let all = history.all();
+        let [relayed, direct] = all[..] else {
+            panic!("two paths: {all:?}")
+        };
+        assert_eq!(relayed.not_direct, Some(NotDirect::Blocked));
+        assert_eq!(direct, measured);
+        for port in 1..=100 {
+            history.note(path(port));
+        }
+        let all = history.all();
+        assert_eq!(all.len(), MAX_HISTORY);
+        assert_eq!((all[0], all[MAX_HISTORY - 1]), (path(37), path(100)));
     }
 
     #[test]

@@ -18,8 +18,8 @@ use p2p_net_proto::wire::{
     FromRelay, PresenceDelta, PresenceSnapshot, PresenceSubscribe, SignalFrom, ToRelay,
 };
 use p2p_net_proto::{
-    Candidate, CandidateKind, ChannelId, Identity, Input, MAX_CANDIDATES, NatReport, Peer, PeerId,
-    Surroundings, Survey, nudge,
+    Candidate, CandidateKind, ChannelId, Identity, Input, MAX_CANDIDATES, NatReport, NetworkReport,
+    Peer, PeerId, RelayAddress, Surroundings, Survey, nudge,
 };
 use quinn::ConnectionError;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -55,6 +55,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) enum Command {
     /// A connection to a peer.
     Connect(PeerId, oneshot::Sender<Result<Connection, ConnectError>>),
+    /// A look at the network.
+    Examine(oneshot::Sender<NetworkReport>),
     /// The end.
     Close(oneshot::Sender<()>),
 }
@@ -153,6 +155,8 @@ enum Done {
     /// The connection with this stable id ended.
     Ended(PeerId, usize),
     Interfaces(Vec<(IpAddr, u8)>),
+    /// The network was looked at.
+    Examined(Box<NetworkReport>),
     /// The login was given up; its events have said why.
     Login,
 }
@@ -172,6 +176,7 @@ pub(crate) struct Parts {
     pub(crate) endpoint: quinn::Endpoint,
     pub(crate) quic: Quic,
     pub(crate) provider: Arc<dyn SocketProvider>,
+    pub(crate) relay: Option<RelayAddress>,
     /// Whether looking at the interfaces may block.
     pub(crate) system: bool,
     pub(crate) shared: Arc<Shared>,
@@ -194,6 +199,8 @@ pub(crate) struct Driver {
     session: Option<Session>,
     observed: Option<SocketAddr>,
     survey: Option<Survey>,
+    /// Who waits for a look at the network, while somebody looks.
+    examining: Option<Vec<oneshot::Sender<NetworkReport>>>,
     interfaces: Vec<(IpAddr, u8)>,
     looking: bool,
     arriving: BTreeSet<PeerId>,
@@ -227,6 +234,7 @@ impl Driver {
             session: None,
             observed: None,
             survey: None,
+            examining: None,
             interfaces: Vec::new(),
             looking: false,
             arriving: BTreeSet::new(),
@@ -254,6 +262,7 @@ impl Driver {
                 Wake::Command(None) => break None,
                 Wake::Command(Some(Command::Close(reply))) => break Some(reply),
                 Wake::Command(Some(Command::Connect(peer, reply))) => self.on_connect(peer, reply),
+                Wake::Command(Some(Command::Examine(reply))) => self.on_examine(reply),
                 Wake::Changed => self.on_changed(),
                 Wake::Raw(raw) => self.on_raw(raw),
                 Wake::Notice(notice) => self.on_notice(notice),
@@ -339,6 +348,7 @@ impl Driver {
             Done::Handshake(handshake) => self.on_handshake(handshake),
             Done::Ended(peer, id) => self.on_ended(&peer, id),
             Done::Interfaces(interfaces) => self.on_interfaces(interfaces),
+            Done::Examined(report) => self.on_examined(*report),
             Done::Login => debug!("the login is over"),
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use p2p_net_proto::{Identity, NatReport, PeerId, RelayAddress};
+use p2p_net_proto::{Identity, NatReport, NetworkReport, PeerId, RelayAddress};
 use quinn::TokioRuntime;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -158,7 +158,7 @@ impl Endpoint {
         let (state_sender, state) = watch::channel(first);
         let (present_sender, present) = watch::channel(Arc::default());
         let (nat_sender, nat) = watch::channel(None);
-        let login = match relay {
+        let login = match relay.clone() {
             Some(address) => {
                 let (endpoint, socket) = (endpoint.clone(), socket.clone());
                 let provider = provider.clone();
@@ -183,6 +183,7 @@ impl Endpoint {
             endpoint,
             quic,
             provider,
+            relay,
             system,
             shared,
             notices: notice_sender,
@@ -268,6 +269,21 @@ impl Endpoint {
     /// What kind of NAT we are behind, once the relay has been asked; asked again when it sees us elsewhere.
     pub fn watch_nat(&self) -> watch::Receiver<Option<NatReport>> {
         self.inner.nat.clone()
+    }
+
+    /// Looks at the network now: some dozens of small packets to the relay, and a second or two. Nothing else
+    /// asks for that; who waits for a connection is better off without.
+    ///
+    /// # Errors
+    /// [`ConnectError::Closed`].
+    pub async fn examine(&self) -> Result<NetworkReport, ConnectError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner
+            .commands
+            .send(Command::Examine(reply))
+            .await
+            .map_err(|_| ConnectError::Closed)?;
+        answer.await.map_err(|_| ConnectError::Closed)
     }
 
     /// Says whether `peer` is an accepted contact: only those get our addresses and a direct path.

@@ -19,6 +19,8 @@ mod system;
 
 // What decides, and what is said to the relay.
 mod driver;
+mod examine;
+mod portal;
 mod quic;
 mod relay;
 mod signals;
@@ -27,8 +29,9 @@ pub use connection::{Connection, Stats};
 pub use endpoint::{Config, Endpoint, RelayState, SocketProvider};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
 pub use p2p_net_proto::{
-    Allocation, Fingerprint, Identity, Mapping, NatReport, NotDirect, PathInfo, PathKind, PeerId,
-    RelayAddress, Token,
+    Allocation, Ease, FamilyReport, Filtering, Fingerprint, Identity, Interface, Mapping, NatReport,
+    NetworkReport, NotDirect, PathInfo, PathKind, PeerId, PortMapping, Portal, RelayAddress,
+    ServerReport, Token,
 };
 /// Streams are quinn's own (`quinn` 0.11): the receiving half.
 pub use quinn::RecvStream;

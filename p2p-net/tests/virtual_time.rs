@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_net::{
-    Allocation, Config, Connection, Endpoint, Identity, Mapping, PathKind, RateBudget, RateMode,
-    RecvStream, RelayAddress, RelayState, SocketProvider,
+    Allocation, Config, Connection, Ease, Endpoint, Filtering, Identity, Mapping, NotDirect,
+    PathKind, RateBudget, RateMode, RecvStream, RelayAddress, RelayState, SocketProvider,
 };
 use p2p_net_sim::{LinkConfig, Loss, NatConfig, SimHost, SimNet};
 use relay::Relay;
@@ -216,6 +216,68 @@ async fn the_kind_of_nat_is_told_after_the_login() {
             (Some(mapping), Some(allocation))
         );
         assert_eq!(report.silent, []);
+    }
+}
+
+/// Whoever asks is told more, at once, with no login needed for it; a connection tells its way.
+#[tokio::test(start_paused = true)]
+async fn the_network_is_examined_when_somebody_asks() {
+    let kinds = [
+        (
+            NatConfig::full_cone(),
+            Filtering::PortIndependent,
+            Ease::Good,
+        ),
+        (
+            NatConfig::port_restricted(),
+            Filtering::AddressAndPortDependent,
+            Ease::Good,
+        ),
+        (
+            NatConfig::symmetric(),
+            Filtering::AddressAndPortDependent,
+            Ease::Hard,
+        ),
+    ];
+    for (seed, (nat, filtering, ease)) in kinds.into_iter().enumerate() {
+        let link = LinkConfig::delay(Duration::from_millis(20));
+        let mut stand = Stand::new(seed as u64, [nat, NatConfig::full_cone()], link).await;
+        let began = Instant::now();
+        let report = stand.endpoints[0].examine().await.expect("alive");
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+        let family = report.ipv4.as_ref().expect("IPv4");
+        assert_eq!(family.nat.filtering, Some(filtering));
+        assert_eq!(family.nat.hairpin, Some(false));
+        assert_eq!((report.udp(), report.ease()), (Some(true), ease));
+        // Each way is 20 ms; timers count whole milliseconds.
+        let round_trip = report.round_trip_micros().expect("measured");
+        assert!((40_000..44_000).contains(&round_trip), "{round_trip}");
+        let watched = stand.endpoints[0].watch_nat().borrow().clone();
+        assert_eq!(watched.as_ref(), Some(&family.nat));
+
+        let (connection, _other) = stand.connect().await;
+        wait_path(&connection, PathKind::Direct).await;
+        let history = connection.history();
+        assert_eq!(history[0].kind, PathKind::Relayed);
+        let stats = connection.stats();
+        let last = history.last().expect("an entry");
+        assert_eq!((stats.path, stats.remote), (last.kind, last.remote));
+        assert_eq!(stats.path, PathKind::Direct);
+        assert!(stats.not_direct.is_none() && stats.sent_packets > 0);
+        stand.endpoints[0].set_relay_only(connection.peer(), true);
+        wait_path(&connection, PathKind::Relayed).await;
+        assert_eq!(connection.stats().not_direct, Some(NotDirect::NotAccepted));
+
+        stand.relay.take();
+        let relay = stand.relay_host.clone();
+        stand.net.set_up(&relay, false);
+        let report = stand.endpoints[0].examine().await.expect("alive");
+        assert_eq!((report.udp(), report.ease()), (Some(false), Ease::Blocked));
+        assert_eq!(report.ipv4.expect("tried").nat.silent.len(), 2);
     }
 }
 

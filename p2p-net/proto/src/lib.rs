@@ -26,6 +26,7 @@ mod candidate;
 mod exam;
 mod guess;
 mod nat;
+mod network;
 mod path;
 mod peer;
 mod punch;
@@ -49,6 +50,9 @@ pub use ids::{
     ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transaction, virtual_address,
 };
 pub use nat::{Allocation, Filtering, Mapping, NatReport, Survey};
+pub use network::{
+    Ease, FamilyReport, Interface, NetworkReport, PortMapping, Portal, ServerReport,
+};
 pub use path::{PathInfo, PathKind};
 pub use peer::{
     Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind, Surroundings,

@@ -569,7 +569,7 @@ impl Driver {
             state.link.clone(),
             path,
         ));
-        let (id, queue) = (quinn.stable_id(), inner.datagrams());
+        let (id, queue) = (quinn.stable_id(), inner.attended());
         state.live = Some(Live {
             handle: WeakConnection::new(&inner),
             quinn: quinn.clone(),

@@ -3,27 +3,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use p2p_net_proto::Survey;
+use p2p_net_proto::{NetworkReport, Survey};
+use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::Driver;
 use super::timers::Timer;
+use super::{Done, Driver};
+use crate::examine::{Examination, main_nat, second_port};
 use crate::socket::{canonical, now};
-
-/// Where the relay answers besides port 443 unless told otherwise (`wire.md` §1).
-const STUN_PORT: u16 = 3_478;
 
 /// Between a login, or a new address, and the questions.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The relay's second port by the rule of `wire.md` §1.
-fn second_port(first: u16) -> u16 {
-    match first {
-        443 => STUN_PORT,
-        u16::MAX => u16::MAX - 1,
-        port => port + 1,
-    }
-}
+/// Callers that wait for one look at the network at most.
+const MAX_EXAMINING: usize = 16;
 
 impl Driver {
     /// Begins anew after a while: whoever logs in to connect at once has something better to do first.
@@ -62,6 +55,38 @@ impl Driver {
         }
     }
 
+    /// Somebody asks for a thorough look; one at a time serves all who ask meanwhile.
+    pub(super) fn on_examine(&mut self, reply: oneshot::Sender<NetworkReport>) {
+        if let Some(waiting) = &mut self.examining {
+            waiting.retain(|waiting| !waiting.is_closed());
+            if waiting.len() < MAX_EXAMINING {
+                waiting.push(reply);
+            }
+            return;
+        }
+        self.examining = Some(vec![reply]);
+        let session = self.session.as_ref();
+        let examination = Examination {
+            provider: self.parts.provider.clone(),
+            system: self.parts.system,
+            relay: self.parts.relay.clone(),
+            session: session.map(|session| (session.address, session.welcome.alternate_port)),
+            interfaces: self.interfaces.clone(),
+            port: self.parts.socket.port(),
+        };
+        self.tasks
+            .spawn(async move { Done::Examined(Box::new(examination.run().await)) });
+    }
+
+    pub(super) fn on_examined(&mut self, report: NetworkReport) {
+        if let Some(nat) = main_nat(&report) {
+            self.parts.nat.send_replace(Some(nat));
+        }
+        for waiting in self.examining.take().into_iter().flatten() {
+            let _ = waiting.send(report.clone());
+        }
+    }
+
     fn go_on_with_survey(&mut self) {
         let Some(survey) = &mut self.survey else {
             return;
@@ -77,17 +102,5 @@ impl Driver {
         } else if let Some(at) = survey.poll_timeout() {
             self.timers.set(Timer::Survey, at);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_second_port_is_that_of_the_relay() {
-        assert_eq!(second_port(443), 3_478);
-        assert_eq!(second_port(3_478), 3_479);
-        assert_eq!(second_port(u16::MAX), u16::MAX - 1);
     }
 }
