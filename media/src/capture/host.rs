@@ -103,8 +103,25 @@ pub(crate) struct Shape {
     pub(crate) channels: usize,
 }
 
+/// Keeps ALSA's library from writing to standard error, over whatever is drawn there: what its functions return
+/// says enough. What it has to say until the next call is kept, and thrown away then.
+#[cfg(target_os = "linux")]
+fn hush() {
+    if let Err(error) = alsa::Output::local_error_handler() {
+        tracing::debug!(%error, "ALSA writes to standard error");
+    }
+}
+
+/// Whether a sound system shares devices between programs: a server, in front of the drivers.
+fn is_server(host: &Host) -> bool {
+    let name = host.id().name().to_lowercase();
+    name == "pipewire" || name == "pulseaudio"
+}
+
 /// The sound systems that answer, best first.
 fn hosts() -> Vec<Host> {
+    #[cfg(target_os = "linux")]
+    hush();
     let mut ids = cpal::available_hosts();
     let rank = |id: &HostId| match id.name().to_lowercase().as_str() {
         "pipewire" => 0,
@@ -180,6 +197,10 @@ pub(crate) fn find(way: Way, wanted: Option<&str>) -> Result<Found, CaptureError
             return Ok(Found { device, name, way });
         }
         found.extend(names);
+        if wanted.is_none() && is_server(&host) {
+            // Behind a server without devices there are only its own, under other names.
+            break;
+        }
     }
     Err(CaptureError::NotFound {
         what: way.what(),
