@@ -245,6 +245,10 @@ impl SocketProvider for Sockets {
         Ok(vec![self.0.socket(port)])
     }
 
+    fn bind_extra(&self) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+        Ok(self.0.socket(0))
+    }
+
     fn interfaces(&self) -> Vec<(IpAddr, u8)> {
         self.0.prefixes()
     }

@@ -35,6 +35,7 @@ use crate::socket::{MagicSocket, Raw, canonical, now};
 use crate::{ConnectError, Connection, RelayState, SocketProvider};
 
 use connections::Handshake;
+use guesses::Guesses;
 use peers::PeerState;
 use timers::{Timer, Timers};
 
@@ -199,6 +200,7 @@ pub(crate) struct Driver {
     session: Option<Session>,
     observed: Option<SocketAddr>,
     survey: Option<Survey>,
+    guesses: Guesses,
     /// Who waits for a look at the network, while somebody looks.
     examining: Option<Vec<oneshot::Sender<NetworkReport>>>,
     interfaces: Vec<(IpAddr, u8)>,
@@ -234,6 +236,7 @@ impl Driver {
             session: None,
             observed: None,
             survey: None,
+            guesses: Guesses::default(),
             examining: None,
             interfaces: Vec::new(),
             looking: false,
@@ -337,6 +340,7 @@ impl Driver {
                 Timer::Reopen(peer) => self.reopen(&peer),
                 Timer::Linger(peer) => self.on_linger(&peer),
                 Timer::Activity(peer) => self.on_activity(&peer),
+                Timer::Sample(peer) => self.on_sample_timer(&peer),
                 Timer::Interfaces => self.look_at_interfaces(),
                 Timer::Survey => self.on_survey_timeout(),
             }
@@ -381,6 +385,13 @@ impl Driver {
                     },
                 );
             }
+            Raw::Extra {
+                peer,
+                set,
+                socket,
+                from,
+                packet,
+            } => self.on_extra(&peer, (set, socket), from, &packet),
             Raw::Relay { from, packet } => self.on_nudge(from, &packet),
             Raw::Stun { from, packet } => self.on_stun(from, &packet),
         }

@@ -46,6 +46,14 @@ pub trait SocketProvider: Send + Sync + 'static {
     /// Where no port can be had.
     fn bind(&self, port: u16) -> io::Result<Vec<Arc<dyn quinn::AsyncUdpSocket>>>;
 
+    /// One more IPv4 socket on a port of the system's choice, for guessing ports; none unless said otherwise.
+    ///
+    /// # Errors
+    /// Where no socket can be had.
+    fn bind_extra(&self) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Addresses and prefix lengths of the interfaces that are up.
     fn interfaces(&self) -> Vec<(IpAddr, u8)>;
 

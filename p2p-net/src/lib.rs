@@ -9,6 +9,7 @@ mod error;
 
 // The data path.
 mod congestion;
+mod extra;
 mod link;
 mod rate;
 mod socket;

@@ -19,6 +19,7 @@ use quinn_udp::{EcnCodepoint, RecvMeta, Transmit};
 use tokio::sync::mpsc;
 use tracing::{debug, trace};
 
+use crate::extra::{ExtraPollers, Extras};
 use crate::link::{Channel, Clock, Link, Way};
 use crate::sort::Sorter;
 
@@ -36,6 +37,19 @@ pub(crate) enum Raw {
     Peer {
         /// Whose.
         peer: PeerId,
+        /// From where.
+        from: SocketAddr,
+        /// All of it.
+        packet: Vec<u8>,
+    },
+    /// The same, or an answer of the relay's host, at one of the extra sockets that this peer's machine opened.
+    Extra {
+        /// Whose.
+        peer: PeerId,
+        /// Which set of sockets.
+        set: u64,
+        /// Which of them.
+        socket: u16,
         /// From where.
         from: SocketAddr,
         /// All of it.
@@ -105,6 +119,7 @@ struct Leg {
 /// See the module.
 pub(crate) struct MagicSocket {
     legs: Vec<Leg>,
+    extras: Extras,
     port: u16,
     clock: Clock,
     tables: RwLock<Tables>,
@@ -143,6 +158,7 @@ impl MagicSocket {
         }
         Ok(Self {
             legs,
+            extras: Extras::default(),
             port,
             clock,
             tables: RwLock::default(),
@@ -179,6 +195,24 @@ impl MagicSocket {
 
     pub(crate) fn drops(&self) -> &Drops {
         &self.drops
+    }
+
+    /// What goes to `remote` leaves from `socket` from now on, which is ours to read.
+    pub(crate) fn adopt(&self, remote: SocketAddr, socket: Arc<dyn AsyncUdpSocket>) {
+        if !self.extras.insert(remote, socket) {
+            debug!(%remote, "too many extra sockets");
+        }
+        self.waker.wake();
+    }
+
+    /// It leaves from the first socket again.
+    pub(crate) fn forsake(&self, remote: SocketAddr) {
+        self.extras.remove(remote);
+    }
+
+    /// Has quinn look at all sockets again.
+    pub(crate) fn look(&self) {
+        self.waker.wake();
     }
 
     /// Gives quinn a packet that came by another way than a socket: a first flight.
@@ -265,6 +299,10 @@ impl MagicSocket {
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let extras_first = turn % 2 == 0;
+        if extras_first && let Poll::Ready(count) = self.extras.poll_recv(cx, bufs, metas) {
+            return Poll::Ready(Ok(count));
+        }
         for at in 0..self.legs.len() {
             let leg = &self.legs[(turn + at) % self.legs.len()];
             match leg.socket.poll_recv(cx, bufs, metas) {
@@ -283,6 +321,9 @@ impl MagicSocket {
                 }
             }
         }
+        if !extras_first && let Poll::Ready(count) = self.extras.poll_recv(cx, bufs, metas) {
+            return Poll::Ready(Ok(count));
+        }
         Poll::Pending
     }
 
@@ -292,15 +333,20 @@ impl MagicSocket {
 
     /// Sends on the socket of the family; only a full socket is an error.
     fn send_on_leg(&self, to: SocketAddr, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Some(leg) = self.leg(&to) else {
-            self.drops.send.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
-        };
-        match leg.socket.try_send(transmit) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                leg.blocked.store(true, Ordering::Release);
-                Err(error)
+        let sent = match (self.extras.try_send(to, transmit), self.leg(&to)) {
+            (Some(sent), _) => sent,
+            (None, Some(leg)) => leg.socket.try_send(transmit).inspect_err(|error| {
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    leg.blocked.store(true, Ordering::Release);
+                }
+            }),
+            (None, None) => {
+                self.drops.send.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
             }
+        };
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) => {
                 trace!(%to, %error, "sending failed");
                 self.drops.send.fetch_add(1, Ordering::Relaxed);
@@ -398,6 +444,7 @@ impl AsyncUdpSocket for MagicSocket {
             .collect();
         Box::pin(MagicPoller {
             pollers,
+            extras: ExtraPollers::default(),
             socket: self,
         })
     }
@@ -476,6 +523,7 @@ impl AsyncUdpSocket for MagicSocket {
 /// Waits for whichever sockets said that they are full; a socket that never did costs one atomic load.
 struct MagicPoller {
     pollers: Vec<Pin<Box<dyn UdpPoller>>>,
+    extras: ExtraPollers,
     socket: Arc<MagicSocket>,
 }
 
@@ -488,6 +536,7 @@ impl UdpPoller for MagicPoller {
                 leg.blocked.store(false, Ordering::Release);
             }
         }
+        ready!(this.socket.extras.poll_writable(cx, &mut this.extras))?;
         Poll::Ready(Ok(()))
     }
 }

@@ -41,6 +41,15 @@ impl SocketProvider for System {
         Err(last)
     }
 
+    fn bind_extra(&self) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind(&SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0).into())?;
+        // One of many may carry everything some day; what the system refuses is missed then.
+        let _ = socket.set_recv_buffer_size(BUFFER_BYTES);
+        let _ = socket.set_send_buffer_size(BUFFER_BYTES);
+        TokioRuntime.wrap_udp_socket(socket.into())
+    }
+
     fn interfaces(&self) -> Vec<(IpAddr, u8)> {
         let mut addresses = Vec::new();
         for interface in netdev::get_interfaces()

@@ -26,6 +26,10 @@ impl SocketProvider for Sockets {
         Ok(vec![self.0.socket(port)])
     }
 
+    fn bind_extra(&self) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+        Ok(self.0.socket(0))
+    }
+
     fn interfaces(&self) -> Vec<(IpAddr, u8)> {
         self.0.prefixes()
     }
@@ -173,6 +177,71 @@ async fn meet(seed: u64, nats: [NatConfig; 2], delay: Duration) -> (Duration, Du
         "usable after {connected:?} with links of {delay:?}"
     );
     (answered, direct)
+}
+
+/// Ports are guessed while the relay carries the traffic; the connection moves to the lucky one without a break.
+#[tokio::test(start_paused = true)]
+async fn guessed_ports_carry_the_connection() {
+    let easy = NatConfig::port_restricted();
+    let counted = NatConfig::symmetric_sequential();
+    let pairs = [
+        [easy, NatConfig::symmetric_common()],
+        [NatConfig::symmetric_common(), easy],
+        [easy, NatConfig::symmetric_block()],
+        [counted, easy],
+        [counted, counted],
+    ];
+    for (seed, nats) in pairs.into_iter().enumerate() {
+        let link = LinkConfig::delay(Duration::from_millis(20));
+        let stand = Stand::new(seed as u64, nats, link).await;
+        let (dialled, accepted) = stand.connect().await;
+        let began = Instant::now();
+        echo(accepted.clone());
+        let (mut send, mut receive) = dialled.open().await.expect("a stream");
+        let mut longest = Duration::ZERO;
+        let both = || {
+            let direct = |one: &Connection| one.path().borrow().kind == PathKind::Direct;
+            direct(&dialled) && direct(&accepted)
+        };
+        let mut left = 300;
+        while left > 0 {
+            let sent = Instant::now();
+            send.write_all(b"?").await.expect("sent");
+            receive.read_exact(&mut [0]).await.expect("answered");
+            longest = longest.max(sent.elapsed());
+            sleep(Duration::from_millis(10)).await;
+            // A while on the direct path, too.
+            left -= u32::from(both());
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{nats:?}: {:?}",
+                dialled.path().borrow().not_direct
+            );
+        }
+        assert!(
+            longest < Duration::from_millis(250),
+            "a break of {longest:?}"
+        );
+        let moved = dialled.stats();
+        assert!(moved.direct_sent_bytes > 0 && moved.direct_received_bytes > 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_can_be_guessed_the_reason_is_said() {
+    let hard = [NatConfig::symmetric_common(), NatConfig::symmetric_block()];
+    let link = LinkConfig::delay(Duration::from_millis(20));
+    let stand = Stand::new(1, hard, link).await;
+    let (dialled, accepted) = stand.connect().await;
+    for connection in [dialled, accepted] {
+        let mut path = connection.path();
+        let told = path.wait_for(|path| path.not_direct == Some(NotDirect::BothSymmetric));
+        let path = timeout(PATIENCE, told)
+            .await
+            .expect("in time")
+            .expect("alive");
+        assert_eq!(path.kind, PathKind::Relayed);
+    }
 }
 
 /// What the relay's two ports tell of each kind of NAT.

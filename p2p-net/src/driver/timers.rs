@@ -24,6 +24,8 @@ pub(super) enum Timer {
     Linger(PeerId),
     /// The data path is looked at.
     Activity(PeerId),
+    /// The relay is asked again how it sees the extra sockets of a peer's machine.
+    Sample(PeerId),
     /// The interfaces are looked at.
     Interfaces,
     /// The relay is asked again how it sees us.
@@ -89,6 +91,7 @@ impl Timers {
             Timer::Reopen(*peer),
             Timer::Linger(*peer),
             Timer::Activity(*peer),
+            Timer::Sample(*peer),
         ] {
             self.stop(timer);
         }
