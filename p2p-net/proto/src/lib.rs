@@ -12,11 +12,13 @@ mod sealed;
 pub mod tls;
 
 // What the bytes mean.
+pub mod carriage;
 pub mod codec;
 mod demux;
 mod fragment;
 pub mod nudge;
 pub mod probe;
+pub mod proxy;
 mod relayed;
 pub mod stun;
 pub mod wire;

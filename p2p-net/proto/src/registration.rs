@@ -40,7 +40,7 @@ pub enum Setback {
 pub enum LoginInput {
     /// The deadline of [`Registration::poll_timeout`] passed.
     Timeout,
-    /// The relay welcomed us.
+    /// The relay welcomed us, for the first time or in the place of the login that stood.
     Welcomed,
     /// The attempt failed or the login ended.
     Lost(Setback),
@@ -171,7 +171,8 @@ impl Registration {
     }
 
     fn on_welcome(&mut self, now: Instant) {
-        if matches!(self.state, State::Connecting { .. }) {
+        // A login that took the place of another, as UDP takes that of TCP, has been asked nothing yet.
+        if matches!(self.state, State::Connecting { .. } | State::Online { .. }) {
             let next_ping = now + PING_INTERVAL;
             self.state = State::Online {
                 since: now,
@@ -392,6 +393,19 @@ mod tests {
         registration.handle_input(at, LoginInput::Pong(99));
         registration.handle_input(at, LoginInput::Pong(0));
         assert_eq!(registration.poll_timeout(), Some(at + PING_RETRY));
+    }
+
+    #[test]
+    fn another_login_in_its_place_owes_no_answer() {
+        let (now, mut registration) = online();
+        registration.handle_input(now, LoginInput::Doubt);
+        outputs(&mut registration);
+        registration.handle_input(now, LoginInput::Welcomed);
+        assert_eq!(fire(&mut registration), now + PING_INTERVAL);
+        assert!(matches!(
+            outputs(&mut registration)[..],
+            [LoginOutput::Ping(_)]
+        ));
     }
 
     #[test]

@@ -156,6 +156,7 @@ pub fn peer_server(identity: &Identity) -> Result<Arc<ServerConfig>, TlsSetupErr
         key,
         ALPN_PEER,
         PEER_SESSIONS,
+        PeerVerifier::new(&provider()),
     )?))
 }
 
@@ -179,6 +180,38 @@ pub fn relay_client(
     Ok((Arc::new(config), seen))
 }
 
+/// For dialling a relay over TCP (`wire.md` §4): as [`relay_client`], but with the ALPN of plain HTTPS,
+/// behind which the WebSocket is.
+///
+/// # Errors
+/// [`TlsSetupError`].
+pub fn relay_client_tcp(
+    identity: &Identity,
+    trust: RelayTrust,
+) -> Result<(Arc<ClientConfig>, SeenKey), TlsSetupError> {
+    let (config, seen) = relay_client(identity, trust)?;
+    let mut config = Arc::unwrap_or_clone(config);
+    config.alpn_protocols = vec![crate::carriage::ALPN.to_vec()];
+    config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
+    Ok((Arc::new(config), seen))
+}
+
+/// For a relay over TCP: as [`relay_server`], but a client without a certificate is let in, to see a page
+/// that does no harm; whoever wants more than that is asked for [`peer_of_certificate`].
+///
+/// # Errors
+/// [`TlsSetupError::Rustls`] where certificate and key do not fit.
+pub fn relay_server_tcp(
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, TlsSetupError> {
+    let mut verifier = PeerVerifier::new(&provider());
+    verifier.mandatory = false;
+    let alpn = crate::carriage::ALPN;
+    let config = server(certificates, key, alpn, RELAY_SESSIONS, verifier)?;
+    Ok(Arc::new(config))
+}
+
 /// For a relay: presents `certificates`, demands a client certificate with an Ed25519 key (any), ALPN
 /// [`ALPN_RELAY`].
 ///
@@ -193,6 +226,7 @@ pub fn relay_server(
         key,
         ALPN_RELAY,
         RELAY_SESSIONS,
+        PeerVerifier::new(&provider()),
     )?))
 }
 
@@ -223,12 +257,11 @@ fn server(
     key: PrivateKeyDer<'static>,
     alpn: &[u8],
     sessions: usize,
+    verifier: PeerVerifier,
 ) -> Result<ServerConfig, TlsSetupError> {
-    let provider = provider();
-    let verifier = Arc::new(PeerVerifier::new(&provider));
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(verifier))
         .with_single_cert(certificates, key)?;
     config.alpn_protocols = vec![alpn.to_vec()];
     config.session_storage = ServerSessionMemoryCache::new(sessions);
@@ -269,12 +302,15 @@ fn refuse_tls12() -> rustls::Error {
 #[derive(Debug)]
 struct PeerVerifier {
     algorithms: WebPkiSupportedAlgorithms,
+    /// Whether a client must show a certificate.
+    mandatory: bool,
 }
 
 impl PeerVerifier {
     fn new(provider: &CryptoProvider) -> Self {
         Self {
             algorithms: provider.signature_verification_algorithms,
+            mandatory: true,
         }
     }
 
@@ -337,7 +373,7 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        true
+        self.mandatory
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
