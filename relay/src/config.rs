@@ -10,7 +10,8 @@ use p2p_net_proto::{PeerId, Token};
 pub struct Config {
     /// Where key, certificate, token and address are kept (0700, files 0600).
     pub data_dir: PathBuf,
-    /// UDP addresses; port 0 takes any free one. All serve everything (QUIC, STUN, relayed data).
+    /// UDP addresses; port 0 takes any free one. All serve everything (QUIC, STUN, relayed data). TCP on the
+    /// same number carries the same to clients whose network blocks UDP.
     pub listen: Vec<SocketAddr>,
     /// The second UDP port, for each address of `listen`; `Some(0)` takes any free one, `None`
     /// opens none.
@@ -26,7 +27,7 @@ pub struct Config {
     /// What peers and addresses may use.
     pub limits: Limits,
     /// Where sockets come from; `None` is the operating system. Simulations put their own here: one
-    /// per port, already bound.
+    /// per port, already bound, and there is no TCP then.
     pub sockets: Option<Vec<Arc<dyn quinn::AsyncUdpSocket>>>,
 }
 

@@ -28,6 +28,7 @@ mod net;
 mod quic;
 mod server;
 mod session;
+mod tcp;
 
 pub use config::{Config, Limits};
 pub use keys::stored_address;

@@ -179,7 +179,7 @@ struct Reply {
 
 /// Packets for one destination that lie side by side in one receive buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
+pub(crate) struct Run {
     buffer: usize,
     start: usize,
     end: usize,
@@ -191,8 +191,39 @@ struct Run {
 }
 
 impl Run {
+    /// One packet of the only buffer.
+    pub(crate) fn one(at: std::ops::Range<usize>, route: Route, ecn: u8) -> Self {
+        Self {
+            buffer: 0,
+            segment: at.len(),
+            start: at.start,
+            end: at.end,
+            count: 1,
+            route,
+            ecn,
+        }
+    }
+
+    pub(crate) fn route(&self) -> Route {
+        self.route
+    }
+
+    pub(crate) fn ecn(&self) -> u8 {
+        self.ecn
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The bytes in `buffer`, and the length of each packet if there are several.
+    pub(crate) fn contents<'a>(&self, buffer: &'a [u8]) -> (&'a [u8], Option<usize>) {
+        let segment = (self.count > 1).then_some(self.segment);
+        (&buffer[self.start..self.end], segment)
+    }
+
     /// Takes the packet at `start..end` in, if it continues this run.
-    fn extend(&mut self, next: &Self, max_segments: usize) -> bool {
+    pub(crate) fn extend(&mut self, next: &Self, max_segments: usize) -> bool {
         let whole = self.end - self.start == self.segment * self.count;
         let continues = self.buffer == next.buffer
             && self.end == next.start
@@ -411,8 +442,7 @@ impl Pump {
     /// Sends what the batch has brought about, and counts it.
     fn send(&mut self) {
         for run in self.batch.runs.drain(..) {
-            let contents = &self.buffers[run.buffer][run.start..run.end];
-            let segment = (run.count > 1).then_some(run.segment);
+            let (contents, segment) = run.contents(&self.buffers[run.buffer]);
             if !self.shared.transmit(run.route, run.ecn, contents, segment) {
                 self.batch.dropped += run.count as u64;
             }

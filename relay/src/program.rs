@@ -68,6 +68,14 @@ fn announce(relay: &Relay) -> anyhow::Result<()> {
         .map(ToString::to_string)
         .collect();
     say(&format!("Listening on UDP {}", local.join(", ")))?;
+    let tcp: Vec<_> = relay
+        .tcp_addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if !tcp.is_empty() {
+        say(&format!("Listening on TCP {}", tcp.join(", ")))?;
+    }
     if relay::is_private_host(&address.host) && !address.host.starts_with("127.") {
         say(&format!(
             "{} is a private address: behind an address translation (a cloud VM, a home router) give \

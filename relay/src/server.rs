@@ -1,5 +1,5 @@
-//! Tasks, timers and shutdown of a relay: one pump and one quinn endpoint a UDP port, one task a
-//! control connection, one ticker; all of them share one pure core and die with the [`Relay`].
+//! Tasks, timers and shutdown of a relay: one pump and one quinn endpoint a UDP port, one task a TCP
+//! port and a control connection, one ticker; all of them share one pure core and die with the [`Relay`].
 
 use std::collections::HashMap;
 use std::io;
@@ -14,7 +14,9 @@ use p2p_net_proto::stun::Request;
 use p2p_net_proto::wire::{FromRelay, Hello, Refused, ToRelay, reason};
 use p2p_net_proto::{PeerId, RelayAddress, tls};
 use quinn::{AsyncUdpSocket, Endpoint, VarInt};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use crate::admission::{Door, Entry, Gate, Rate, Source, SourceTable, refused};
@@ -24,6 +26,7 @@ use crate::keys::{self, Keys};
 use crate::net::{self, Pump, QuicSocket};
 use crate::registry::LoginId;
 use crate::session::{self, Handle};
+use crate::tcp::{self, Carriers};
 use crate::{Config, Limits, place, questions, quic};
 
 /// How often the core is told the time.
@@ -97,6 +100,10 @@ pub struct Stats {
     pub stun_answers: u64,
     /// Logins refused.
     pub refused_logins: u64,
+    /// Of the peers logged in now, those over TCP because UDP is blocked.
+    pub tcp_peers: u64,
+    /// Packets dropped because a client over TCP does not read quickly enough; part of `dropped_packets`.
+    pub tcp_dropped_packets: u64,
 }
 
 impl Relay {
@@ -106,10 +113,19 @@ impl Relay {
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let keys = Keys::load(&config.data_dir)?;
-        let sockets = match &config.sockets {
-            Some(sockets) => sockets.clone(),
-            None => open_sockets(&config)?,
+        let Ports { sockets, listeners } = match &config.sockets {
+            Some(sockets) => Ports {
+                sockets: sockets.clone(),
+                listeners: Vec::new(),
+            },
+            None => Ports::open(&config)?,
         };
+        let listen = |listener| TcpListener::from_std(listener).map_err(StartError::Io);
+        let listeners = listeners
+            .into_iter()
+            .map(listen)
+            .collect::<Result<Vec<_>, _>>()?;
+        let tcp_local: Vec<_> = listeners.iter().flat_map(TcpListener::local_addr).collect();
         let local = sockets
             .iter()
             .map(|socket| socket.local_addr())
@@ -130,11 +146,13 @@ impl Relay {
         let forward = Forward::new(config.limits.relayed_bytes_per_second, secret);
         let shared = Arc::new(Shared::new(
             sockets,
-            local.clone(),
+            (local.clone(), tcp_local),
             config.limits,
             door,
             forward,
         ));
+        let tls = tls::relay_server_tcp(vec![keys.certificate.clone()], keys.key.clone_key());
+        let acceptor = TlsAcceptor::from(tls.map_err(StartError::Tls)?);
         let setup = quic::Setup::new(keys)?;
         let mut relay = Self {
             shared,
@@ -155,6 +173,12 @@ impl Relay {
                 .spawn(accept(relay.shared.clone(), index, endpoint.clone()));
             relay.endpoints.push(endpoint);
         }
+        for (index, listener) in (local.len()..).zip(listeners) {
+            let (shared, acceptor) = (relay.shared.clone(), acceptor.clone());
+            relay
+                .tasks
+                .spawn(tcp::accept(shared, index, listener, acceptor));
+        }
         relay.tasks.spawn(tick(relay.shared.clone()));
         Ok(relay)
     }
@@ -164,9 +188,14 @@ impl Relay {
         self.address.clone()
     }
 
-    /// The local addresses that it listens on.
+    /// The local UDP addresses that it listens on.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.shared.local.clone()
+    }
+
+    /// The local TCP addresses likewise: none where another program has the port.
+    pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
+        self.shared.tcp_local.clone()
     }
 
     /// Counters.
@@ -216,7 +245,9 @@ impl Drop for Relay {
 pub(crate) struct Shared {
     pub(crate) sockets: Vec<Arc<dyn AsyncUdpSocket>>,
     pub(crate) limits: Limits,
+    pub(crate) carriers: Carriers,
     local: Vec<SocketAddr>,
+    tcp_local: Vec<SocketAddr>,
     core: Mutex<Core>,
     forward: Arc<Mutex<Forward>>,
     gate: Mutex<Gate>,
@@ -226,6 +257,7 @@ pub(crate) struct Shared {
     next_login: AtomicU64,
     stopping: AtomicBool,
     dropped: AtomicU64,
+    tcp_dropped: AtomicU64,
     stun_answers: AtomicU64,
     refused_connections: AtomicU64,
 }
@@ -233,7 +265,7 @@ pub(crate) struct Shared {
 impl Shared {
     fn new(
         sockets: Vec<Arc<dyn AsyncUdpSocket>>,
-        local: Vec<SocketAddr>,
+        (local, tcp_local): (Vec<SocketAddr>, Vec<SocketAddr>),
         limits: Limits,
         door: Door,
         forward: Forward,
@@ -241,7 +273,9 @@ impl Shared {
         let forward = Arc::new(Mutex::new(forward));
         Self {
             sockets,
+            carriers: Carriers::default(),
             local,
+            tcp_local,
             core: Mutex::new(Core::new(door, limits.clone(), 1, forward.clone())),
             forward,
             gate: Mutex::new(Gate::new(&limits)),
@@ -252,6 +286,7 @@ impl Shared {
             next_login: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
+            tcp_dropped: AtomicU64::new(0),
             stun_answers: AtomicU64::new(0),
             refused_connections: AtomicU64::new(0),
         }
@@ -372,7 +407,8 @@ impl Shared {
 
     /// The port beside that of this socket: on the same address, or else on any.
     fn alternate_port(&self, index: usize) -> Option<u16> {
-        let here = self.local[index];
+        let tcp = || self.tcp_local.get(index.checked_sub(self.local.len())?);
+        let here = self.local.get(index).or_else(tcp)?;
         let others = || {
             self.local
                 .iter()
@@ -389,7 +425,9 @@ impl Shared {
         request: &Request,
     ) -> Option<(Route, Vec<u8>)> {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let micros = time.map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        let micros = time.map_or(0, |time| {
+            u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+        });
         questions::answer(&self.local, from, request, micros)
     }
 
@@ -398,7 +436,14 @@ impl Shared {
         lock(&self.answers).take(now, Source::from(ip))
     }
 
-    /// Sends from the port that the route names; false if that would not.
+    /// How many packets of one size a UDP port sends in one call.
+    pub(crate) fn max_segments(&self) -> usize {
+        let first = self.sockets.first();
+        first.map_or(1, |socket| socket.max_transmit_segments().max(1))
+    }
+
+    /// Sends from the port that the route names; false if that would not. Over TCP it is queued, and what
+    /// gives way to it is counted here.
     pub(crate) fn transmit(
         &self,
         route: Route,
@@ -406,15 +451,44 @@ impl Shared {
         contents: &[u8],
         segment: Option<usize>,
     ) -> bool {
-        self.sockets.get(route.socket).is_some_and(|socket| {
-            net::transmit(
-                socket.as_ref(),
-                (route.address, route.source),
-                ecn,
-                contents,
-                segment,
-            )
-        })
+        let Some(socket) = self.sockets.get(route.socket) else {
+            let dropped = self.carriers.send(route, contents, segment);
+            self.tcp_dropped
+                .fetch_add(dropped.unwrap_or(0), Ordering::Relaxed);
+            return dropped.is_some();
+        };
+        net::transmit(
+            socket.as_ref(),
+            (route.address, route.source),
+            ecn,
+            contents,
+            segment,
+        )
+    }
+
+    /// Whether a TCP connection from `ip` may come in; with it, as in [`session::serve`], after how many
+    /// seconds to come again.
+    pub(crate) fn admit_tcp(self: &Arc<Self>, ip: IpAddr) -> Option<(Option<u32>, Counted)> {
+        let stopping = self.stopping.load(Ordering::Relaxed);
+        let entry = if stopping {
+            Entry::Refuse
+        } else {
+            lock(&self.gate).connection(now(), ip, true)
+        };
+        let courtesy = match entry {
+            Entry::Accept => None,
+            Entry::Courtesy { retry_after } => Some(retry_after),
+            Entry::Retry | Entry::Refuse => {
+                self.refused_connections.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+        };
+        let counted = Counted {
+            shared: self.clone(),
+            ip,
+            shaking: AtomicBool::new(true),
+        };
+        Some((courtesy, counted))
     }
 
     pub(crate) fn count_batch(&self, dropped: u64, stun_answers: u64) {
@@ -424,6 +498,7 @@ impl Shared {
 
     fn stats(&self) -> Stats {
         let forwarded = self.forward().counts();
+        let tcp_dropped_packets = self.tcp_dropped.load(Ordering::Relaxed);
         let core = self.core();
         let (signals, refused) = core.counts();
         Stats {
@@ -431,7 +506,11 @@ impl Shared {
             channels: core.channels() as u64,
             relayed_packets: forwarded.packets,
             relayed_bytes: forwarded.bytes,
-            dropped_packets: forwarded.dropped + self.dropped.load(Ordering::Relaxed),
+            dropped_packets: forwarded.dropped
+                + self.dropped.load(Ordering::Relaxed)
+                + tcp_dropped_packets,
+            tcp_peers: self.carriers.len() as u64,
+            tcp_dropped_packets,
             signals,
             stun_answers: self.stun_answers.load(Ordering::Relaxed),
             refused_logins: refused + self.refused_connections.load(Ordering::Relaxed),
@@ -560,34 +639,83 @@ async fn tick(shared: Arc<Shared>) {
     }
 }
 
-/// Binds all ports of a configuration, each address of `listen` before its second port.
-fn open_sockets(config: &Config) -> Result<Vec<Arc<dyn AsyncUdpSocket>>, StartError> {
-    let mut wanted: Vec<SocketAddr> = Vec::new();
-    for address in &config.listen {
-        let second = config
-            .stun_port
-            .map(|port| SocketAddr::new(address.ip(), port));
-        for address in [Some(*address), second].into_iter().flatten() {
-            if address.port() == 0 || !wanted.contains(&address) {
-                wanted.push(address);
+/// The ports of a relay.
+struct Ports {
+    /// Each address of `listen` before its second port.
+    sockets: Vec<Arc<dyn AsyncUdpSocket>>,
+    /// TCP on the number of each address of `listen`, where it can be had.
+    listeners: Vec<std::net::TcpListener>,
+}
+
+impl Ports {
+    fn open(config: &Config) -> Result<Self, StartError> {
+        let mut wanted: Vec<(SocketAddr, bool)> = Vec::new();
+        for address in &config.listen {
+            let second = config
+                .stun_port
+                .map(|port| SocketAddr::new(address.ip(), port));
+            for (address, tcp) in [Some((*address, true)), second.map(|second| (second, false))]
+                .into_iter()
+                .flatten()
+            {
+                if address.port() == 0 || wanted.iter().all(|(other, _)| *other != address) {
+                    wanted.push((address, tcp));
+                }
+            }
+        }
+        let mut ports = Self {
+            sockets: Vec::new(),
+            listeners: Vec::new(),
+        };
+        for (address, tcp) in &wanted {
+            // `[::]` takes IPv4 as well, unless somebody else on the list does.
+            let v6_only = wanted.iter().any(|(other, _)| {
+                other.is_ipv4() && other.port() == address.port() && other.port() != 0
+            });
+            let listen = |source| StartError::Listen {
+                address: *address,
+                source,
+            };
+            let (socket, listener) = open_pair(*address, *tcp, v6_only).map_err(listen)?;
+            let runtime = quinn::TokioRuntime;
+            let socket = quinn::Runtime::wrap_udp_socket(&runtime, socket).map_err(listen)?;
+            ports.sockets.push(socket);
+            ports.listeners.extend(listener);
+        }
+        Ok(ports)
+    }
+}
+
+/// Attempts to find a number that is free in UDP and TCP.
+const PORT_ATTEMPTS: usize = 8;
+
+/// A UDP port, and with `tcp` the TCP port of the same number. A relay serves without that one too, where
+/// a web server has it: only clients without UDP are left out then.
+fn open_pair(
+    address: SocketAddr,
+    tcp: bool,
+    v6_only: bool,
+) -> io::Result<(std::net::UdpSocket, Option<std::net::TcpListener>)> {
+    let mut attempt = 1;
+    loop {
+        let socket = bind(address, v6_only)?;
+        if !tcp {
+            return Ok((socket, None));
+        }
+        let local = socket.local_addr()?;
+        match tcp::bind(local, v6_only) {
+            Ok(listener) => return Ok((socket, Some(listener))),
+            Err(_) if address.port() == 0 && attempt < PORT_ATTEMPTS => attempt += 1,
+            Err(error) => {
+                warn!(
+                    %local, %error,
+                    "the TCP port of this number cannot be had: clients whose network blocks UDP will \
+                     not reach this relay"
+                );
+                return Ok((socket, None));
             }
         }
     }
-    let mut sockets: Vec<Arc<dyn AsyncUdpSocket>> = Vec::new();
-    for address in &wanted {
-        // `[::]` takes IPv4 as well, unless somebody else on the list does.
-        let v6_only = wanted
-            .iter()
-            .any(|other| other.is_ipv4() && other.port() == address.port() && other.port() != 0);
-        let listen = |source| StartError::Listen {
-            address: *address,
-            source,
-        };
-        let socket = bind(*address, v6_only).map_err(listen)?;
-        let runtime = quinn::TokioRuntime;
-        sockets.push(quinn::Runtime::wrap_udp_socket(&runtime, socket).map_err(listen)?);
-    }
-    Ok(sockets)
 }
 
 /// Binds `address`; for `[::]` on a machine without IPv6, `0.0.0.0` instead.

@@ -1,5 +1,5 @@
-//! One QUIC control connection: handshake, hello, then a reader and a writer with a bounded queue
-//! between what the relay has to say and what the client takes.
+//! One control connection, here over QUIC: handshake, hello, then a reader and a writer with a bounded
+//! queue between what the relay has to say and what the client takes. `tcp.rs` has the other kind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,14 +19,15 @@ use tracing::debug;
 use crate::admission::{Bucket, Rate, refused};
 use crate::forward::Route;
 use crate::registry::{Link, LoginId};
-use crate::server::Shared;
+use crate::server::{Shared, now};
+use crate::tcp::Carrier;
 
 /// How long a handshake may take.
-const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// How long the hello may take after the handshake.
-const HELLO_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const HELLO_WAIT: Duration = Duration::from_secs(5);
 /// How long a last message may take to arrive.
-const FAREWELL_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const FAREWELL_WAIT: Duration = Duration::from_secs(2);
 /// Bytes taken from the stream at one time.
 const READ_LEN: usize = 16 * 1_024;
 /// Messages that wait for one client at most.
@@ -42,17 +43,23 @@ const MESSAGES: Rate = Rate {
 };
 
 /// Something for the writer.
-enum Item {
+pub(crate) enum Item {
     Frame(Bytes),
     /// The last frame and the code with which the connection is then closed.
     Last(Bytes, u16),
 }
 
+/// What carries a login.
+pub(crate) enum Wire {
+    /// QUIC, by the UDP port with this index.
+    Quic(Connection, usize),
+    /// A WebSocket.
+    Tcp(Arc<Carrier>),
+}
+
 /// The connection of one login, as the relay holds it.
 pub(crate) struct Handle {
-    connection: Connection,
-    /// Index of the UDP port it came by.
-    socket: usize,
+    wire: Wire,
     queue: mpsc::Sender<Item>,
     queued: AtomicUsize,
     most: usize,
@@ -86,24 +93,44 @@ impl Handle {
 
     /// Ends the connection at once.
     pub(crate) fn close(&self, code: u16) {
-        self.connection.close(VarInt::from(u32::from(code)), b"");
+        match &self.wire {
+            Wire::Quic(connection, _) => connection.close(VarInt::from(u32::from(code)), b""),
+            Wire::Tcp(carrier) => carrier.close(),
+        }
+    }
+
+    /// Completes when the last message is queued.
+    pub(crate) async fn ended(&self) {
+        self.ending.notified().await;
+    }
+
+    /// A message of this length has left the queue.
+    pub(crate) fn written(&self, length: usize) {
+        self.queued.fetch_sub(length, Ordering::Relaxed);
     }
 
     /// How the client is reached now.
     pub(crate) fn route(&self) -> Route {
-        Route {
-            socket: self.socket,
-            address: self.connection.remote_address(),
-            source: self.connection.local_ip(),
+        match &self.wire {
+            Wire::Quic(connection, socket) => Route {
+                socket: *socket,
+                address: connection.remote_address(),
+                source: connection.local_ip(),
+            },
+            Wire::Tcp(carrier) => carrier.route(),
         }
     }
 }
 
 impl Link for Handle {
     fn header_key(&self, channel: ChannelId, direction: Direction) -> Option<HeaderKey> {
+        let connection = match &self.wire {
+            Wire::Quic(connection, _) => connection,
+            Wire::Tcp(carrier) => return carrier.header_key(channel, direction),
+        };
         let mut key = [0; 16];
         let context = channel_key_context(channel, direction);
-        self.connection
+        connection
             .export_keying_material(&mut key, CHANNEL_KEY_LABEL, &context)
             .ok()?;
         Some(HeaderKey::new(key))
@@ -112,6 +139,22 @@ impl Link for Handle {
     fn is_congested(&self) -> bool {
         self.queued.load(Ordering::Relaxed) > self.most / 2
             || self.queue.capacity() < MAX_QUEUED / 2
+    }
+}
+
+/// Holds up a client that sends more messages than it may.
+pub(crate) struct Pace(Bucket);
+
+impl Pace {
+    pub(crate) fn start() -> Self {
+        Self(Bucket::full(now(), MESSAGES))
+    }
+
+    /// Completes when the next message may be looked at.
+    pub(crate) async fn wait(&mut self) {
+        while !self.0.take(now(), MESSAGES, 1.0) {
+            tokio::time::sleep(self.0.wait(now(), MESSAGES, 1.0)).await;
+        }
     }
 }
 
@@ -157,7 +200,8 @@ pub(crate) async fn serve(
             format!("too many connections from your network; try again in {retry_after} s");
         Err(refused(reason::LIMITED, message, retry_after))
     } else {
-        login(&shared, socket, &connection, peer, hello)
+        let wire = Wire::Quic(connection.clone(), socket);
+        login(&shared, wire, peer, hello)
     };
     match login {
         Ok((id, handle, queue)) => {
@@ -228,17 +272,16 @@ async fn hello(connection: &Connection) -> Result<Greeting, ()> {
     }
 }
 
-fn login(
+/// Asks for a login; with it come the handle that others send by, and what they send.
+pub(crate) fn login(
     shared: &Arc<Shared>,
-    socket: usize,
-    connection: &Connection,
+    wire: Wire,
     peer: PeerId,
     hello: Hello,
 ) -> Result<(LoginId, Arc<Handle>, mpsc::Receiver<Item>), Refused> {
     let (queue, receiver) = mpsc::channel(MAX_QUEUED);
     let handle = Arc::new(Handle {
-        connection: connection.clone(),
-        socket,
+        wire,
         queue,
         queued: AtomicUsize::new(0),
         ending: Notify::new(),
@@ -269,7 +312,7 @@ async fn talk(
         result = read(shared, id, handle, incoming) => {
             result.inspect_err(|error| shared.expel(id, &error.to_string())).is_err()
         }
-        () = handle.ending.notified() => true,
+        () = handle.ended() => true,
         () = &mut write => false,
     };
     if ended && tokio::time::timeout(FAREWELL_WAIT, write).await.is_err() {
@@ -288,12 +331,10 @@ async fn read(
         mut decoder,
     }: Incoming,
 ) -> Result<(), CodecError> {
-    let mut pace = Bucket::full(crate::server::now(), MESSAGES);
+    let mut pace = Pace::start();
     loop {
         while let Some(frame) = decoder.next_frame()? {
-            while !pace.take(crate::server::now(), MESSAGES, 1.0) {
-                tokio::time::sleep(pace.wait(crate::server::now(), MESSAGES, 1.0)).await;
-            }
+            pace.wait().await;
             if let Some(message) = ToRelay::decode(&frame)? {
                 shared.message(id, handle.route(), message);
             }
@@ -312,7 +353,7 @@ async fn write(handle: &Handle, mut queue: mpsc::Receiver<Item>, mut send: SendS
                 if send.write_all(&frame).await.is_err() {
                     return;
                 }
-                handle.queued.fetch_sub(frame.len(), Ordering::Relaxed);
+                handle.written(frame.len());
             }
             Item::Last(frame, code) => {
                 farewell(&mut send, &frame).await;

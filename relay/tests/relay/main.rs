@@ -8,3 +8,4 @@ mod presence;
 #[cfg(unix)]
 mod program;
 mod strangers;
+mod tcp;
