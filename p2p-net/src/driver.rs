@@ -200,9 +200,9 @@ pub(crate) struct Driver {
     session: Option<Session>,
     observed: Option<SocketAddr>,
     survey: Option<Survey>,
-    guesses: Guesses,
     /// Who waits for a look at the network, while somebody looks.
     examining: Option<Vec<oneshot::Sender<NetworkReport>>>,
+    guesses: Guesses,
     interfaces: Vec<(IpAddr, u8)>,
     looking: bool,
     arriving: BTreeSet<PeerId>,
@@ -236,8 +236,8 @@ impl Driver {
             session: None,
             observed: None,
             survey: None,
-            guesses: Guesses::default(),
             examining: None,
+            guesses: Guesses::default(),
             interfaces: Vec::new(),
             looking: false,
             arriving: BTreeSet::new(),
@@ -455,12 +455,13 @@ impl Driver {
         debug!(%observed, relay = %session.address, "logged in");
         self.observed = Some(observed);
         self.plan_survey();
+        let carrier = session.carrier();
         self.session = Some(session);
         self.arriving.clear();
         self.say(PresenceSubscribe {});
         self.parts
             .state
-            .send_replace(RelayState::Online { observed });
+            .send_replace(RelayState::Online { observed, carrier });
         self.spread_surroundings();
         self.resume_dials();
         self.resume_channels();
@@ -540,7 +541,7 @@ impl Driver {
             debug!(%address, "the relay sees us elsewhere");
             self.plan_survey();
             self.parts.state.send_if_modified(|state| match state {
-                RelayState::Online { observed } => {
+                RelayState::Online { observed, .. } => {
                     *observed = address;
                     true
                 }
@@ -606,7 +607,7 @@ impl Driver {
             relay_round_trip: self
                 .session
                 .as_ref()
-                .map(|session| session.connection.rtt()),
+                .map(|session| session.round_trip()),
         }
     }
 
@@ -638,9 +639,12 @@ impl Driver {
                 address,
             })
             .collect();
-        if candidates
-            .iter()
-            .all(|candidate| candidate.address != observed)
+        // Over TCP the relay sees the port of that connection, which says nothing about our UDP port.
+        let over_tcp = self.session.as_ref().is_some_and(Session::is_tcp);
+        if !over_tcp
+            && candidates
+                .iter()
+                .all(|candidate| candidate.address != observed)
         {
             candidates.push(Candidate {
                 kind: CandidateKind::ServerReflexive,

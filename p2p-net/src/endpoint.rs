@@ -63,6 +63,30 @@ pub trait SocketProvider: Send + Sync + 'static {
         host: String,
         port: u16,
     ) -> std::pin::Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+    /// Connects to a relay's TCP port, for networks that block UDP. `addresses` is what `host` resolved to,
+    /// if it did. `None` where there is no TCP, as in simulations.
+    fn dial_tcp(&self, host: String, port: u16, addresses: Vec<SocketAddr>) -> Option<TcpDial> {
+        let _ = (host, port, addresses);
+        None
+    }
+}
+
+/// A TCP connection on its way.
+pub type TcpDial =
+    std::pin::Pin<Box<dyn Future<Output = io::Result<tokio::net::TcpStream>> + Send>>;
+
+/// What carries the login at a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RelayCarrier {
+    /// UDP, as it should be.
+    Udp,
+    /// TCP, because UDP is blocked; UDP is tried again from time to time.
+    Tcp {
+        /// The relay's port.
+        port: u16,
+    },
 }
 
 /// Where the login at the relay stands.
@@ -79,6 +103,8 @@ pub enum RelayState {
     Online {
         /// From where the relay sees us.
         observed: SocketAddr,
+        /// What carries the login, and relayed packets with it.
+        carrier: RelayCarrier,
     },
     /// Given up, because trying again would not help before somebody acts.
     Failed(AcceptError),

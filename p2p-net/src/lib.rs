@@ -27,7 +27,7 @@ mod relay;
 mod signals;
 
 pub use connection::{Connection, Stats};
-pub use endpoint::{Config, Endpoint, RelayState, SocketProvider};
+pub use endpoint::{Config, Endpoint, RelayCarrier, RelayState, SocketProvider, TcpDial};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
 pub use p2p_net_proto::{
     Allocation, Ease, FamilyReport, Filtering, Fingerprint, Identity, Interface, Mapping, NatReport,

@@ -15,6 +15,7 @@ use quinn_udp::EcnCodepoint;
 use tokio::sync::mpsc;
 
 use crate::congestion::PathSwitch;
+use crate::relay::Tunnel;
 
 /// What may go over both paths while the direct one is suspect (`wire.md` §6), bytes a second.
 const DUPLICATE_BYTES_PER_SEC: u64 = 500_000 / 8;
@@ -440,6 +441,8 @@ pub(crate) struct Channel {
     pub(crate) end: ChannelEnd,
     /// The relay's address.
     pub(crate) relay: SocketAddr,
+    /// What carries its packets instead of UDP, where that is blocked.
+    pub(crate) tunnel: Option<Arc<Tunnel>>,
     pub(crate) up: HeaderKey,
     pub(crate) down: HeaderKey,
     /// What fits the way to the relay in one UDP payload, bytes; shared by all channels of a login.
@@ -478,12 +481,19 @@ impl Channel {
             id,
             end,
             relay,
+            tunnel: None,
             up,
             down,
             leg_mtu,
             counter,
             incoming: Mutex::default(),
         }
+    }
+
+    /// The same over TCP.
+    pub(crate) fn through(mut self, tunnel: Option<Arc<Tunnel>>) -> Self {
+        self.tunnel = tunnel;
+        self
     }
 
     fn is_spent(&self) -> bool {

@@ -1,18 +1,21 @@
-//! The login at the relay: resolves it, dials it on the endpoint's own port, keeps the control stream, and
-//! passes messages on. When to dial, ask and give up is [`Registration`]'s; what messages mean is the
-//! driver's. One task.
+//! The login at the relay: dials it on the endpoint's own UDP port, or over TCP where UDP is blocked, keeps
+//! the control stream, and passes messages on. When to dial, ask and give up is [`Registration`]'s; what
+//! messages mean is the driver's. One task.
+
+mod dial;
+mod proxy;
+mod tcp;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use p2p_net_proto::carriage;
 use p2p_net_proto::codec::{Frame, FrameDecoder};
-use p2p_net_proto::tls::{RelayTrust, SeenKey, TlsSetupError};
+use p2p_net_proto::tls::{self, RelayTrust, SeenKey, TlsSetupError};
 use p2p_net_proto::wire::{FromRelay, Hello, Ping, ToRelay, VERSION, Welcome, reason};
 use p2p_net_proto::{
     ChannelId, Direction, HeaderKey, Identity, LoginInput, LoginOutput, Registration, RelayAddress,
@@ -22,18 +25,21 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::link::MIN_LEG_MTU;
-use crate::socket::{MagicSocket, canonical, now};
-use crate::{AcceptError, SocketProvider, quic};
+use crate::socket::{MagicSocket, now};
+use crate::{AcceptError, RelayCarrier, SocketProvider, quic};
 
-/// Between the first packets to two addresses of one relay (RFC 8305 §5).
-const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of one relay that are tried at most.
-const MAX_ADDRESSES: usize = 8;
+pub(crate) use proxy::dial as dial_tcp;
+pub(crate) use tcp::Tunnel;
+
+use dial::Proven;
+
 /// A relay that greets later than this is no better than none.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(8);
+/// A look whether UDP works again is given up after this long.
+const UDP_PATIENCE: Duration = Duration::from_secs(5);
 /// Messages to the relay that wait at most.
 const OUTBOX: usize = 256;
 /// When to look at the MTU that the control connection has found, after the login.
@@ -42,6 +48,17 @@ const MTU_LOOKS: [Duration; 4] = [
     Duration::from_millis(200),
     Duration::from_secs(1),
     Duration::from_secs(5),
+];
+
+/// Between looks over TCP whether UDP works again; the last one repeats. A first packet may just have been
+/// lost, so the first look comes soon.
+const UDP_LOOKS: [Duration; 6] = [
+    Duration::from_secs(2),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(120),
+    Duration::from_secs(300),
 ];
 
 /// What the driver hears of the relay.
@@ -69,8 +86,8 @@ pub(crate) enum Nudging {
 /// A login that stands.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
-    pub(crate) connection: Connection,
-    /// The relay's address, IPv4 as IPv4.
+    wire: Wire,
+    /// The relay's address, IPv4 as IPv4; one that leads nowhere where a proxy alone knows it.
     pub(crate) address: SocketAddr,
     pub(crate) welcome: Welcome,
     /// Takes messages to the relay; they are lost with the login.
@@ -79,19 +96,65 @@ pub(crate) struct Session {
     pub(crate) leg_mtu: Arc<AtomicU16>,
 }
 
+/// What carries a login.
+#[derive(Debug, Clone)]
+enum Wire {
+    Quic(Connection),
+    Tcp {
+        tunnel: Arc<Tunnel>,
+        /// The relay's port.
+        port: u16,
+        /// How long the welcome took.
+        round_trip: Duration,
+    },
+}
+
 impl Session {
     /// The header keys of a channel, up and down (`wire.md` §5).
     pub(crate) fn channel_keys(&self, channel: ChannelId) -> Option<(HeaderKey, HeaderKey)> {
         let key = |direction| {
+            let connection = match &self.wire {
+                Wire::Quic(connection) => connection,
+                Wire::Tcp { tunnel, .. } => return tunnel.header_key(channel, direction),
+            };
             let mut key = [0; 16];
             let context = channel_key_context(channel, direction);
             let label = p2p_net_proto::CHANNEL_KEY_LABEL;
-            self.connection
+            connection
                 .export_keying_material(&mut key, label, &context)
                 .ok()?;
             Some(HeaderKey::new(key))
         };
         Some((key(Direction::Up)?, key(Direction::Down)?))
+    }
+
+    /// To the relay and back.
+    pub(crate) fn round_trip(&self) -> Duration {
+        match &self.wire {
+            Wire::Quic(connection) => connection.rtt(),
+            Wire::Tcp { round_trip, .. } => *round_trip,
+        }
+    }
+
+    /// What carries relayed packets instead of UDP.
+    pub(crate) fn tunnel(&self) -> Option<Arc<Tunnel>> {
+        match &self.wire {
+            Wire::Quic(_) => None,
+            Wire::Tcp { tunnel, .. } => Some(tunnel.clone()),
+        }
+    }
+
+    /// Whether UDP is blocked.
+    pub(crate) fn is_tcp(&self) -> bool {
+        matches!(self.wire, Wire::Tcp { .. })
+    }
+
+    /// The same for programs.
+    pub(crate) fn carrier(&self) -> RelayCarrier {
+        match &self.wire {
+            Wire::Quic(_) => RelayCarrier::Udp,
+            Wire::Tcp { port, .. } => RelayCarrier::Tcp { port: *port },
+        }
     }
 }
 
@@ -103,6 +166,10 @@ pub(crate) struct Login {
     address: RelayAddress,
     config: quinn::ClientConfig,
     seen: SeenKey,
+    tcp_config: Arc<quinn::rustls::ClientConfig>,
+    tcp_seen: SeenKey,
+    /// Why TCP did not help, for whoever asks why nothing does.
+    tcp_failure: Mutex<Option<String>>,
 }
 
 /// Why an attempt failed or a login ended.
@@ -163,14 +230,25 @@ impl Failure {
 struct Online {
     session: Session,
     reader: Reader,
-    // Held for its drop, which ends the writer.
-    _writer: JoinSet<()>,
+    // Held for its drop, which ends what writes, and for TCP what reads.
+    _tasks: Tasks,
 }
 
-struct Reader {
-    stream: RecvStream,
-    decoder: FrameDecoder,
-    ready: VecDeque<Frame>,
+/// The tasks of a login.
+#[expect(dead_code, reason = "held for its drop")]
+enum Tasks {
+    Quic(JoinSet<()>),
+    Tcp(tcp::Tasks),
+}
+
+enum Reader {
+    Quic {
+        connection: Connection,
+        stream: RecvStream,
+        decoder: FrameDecoder,
+        ready: VecDeque<Frame>,
+    },
+    Tcp(tcp::Frames),
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Box<Online>, Failure>> + Send>>;
@@ -189,6 +267,7 @@ pub(crate) async fn run(
         online: None,
         error: None,
         looks: 0,
+        udp: Udp::default(),
     };
     while task.drain().await.is_some() {
         let deadline = task.registration.poll_timeout();
@@ -201,6 +280,8 @@ pub(crate) async fn run(
             () = wait_until(deadline) => Step::Deadline,
             result = poll_attempt(&mut task.attempt) => Step::Attempted(result),
             result = read(&mut task.online) => Step::Read(result),
+            () = wait_until(task.udp.look_at) => Step::LookForUdp,
+            result = poll_attempt(&mut task.udp.attempt) => Step::Udp(result),
             () = look_later(online, looks) => Step::Look,
         };
         if task.on_step(step).await.is_none() {
@@ -215,6 +296,34 @@ enum Step {
     Attempted(Result<Box<Online>, Failure>),
     Read(Result<Frame, Failure>),
     Look,
+    LookForUdp,
+    Udp(Result<Box<Online>, Failure>),
+}
+
+/// The way back from TCP to UDP.
+#[derive(Default)]
+struct Udp {
+    /// When to look whether it works again.
+    look_at: Option<Instant>,
+    looks: usize,
+    attempt: Option<Attempt>,
+    /// The relay has ended the login over TCP already, in favour of the attempt.
+    superseded: bool,
+}
+
+impl Udp {
+    /// Over TCP now: the next look comes after a while, a little later each time.
+    fn plan(&mut self) {
+        let pause = UDP_LOOKS[self.looks.min(UDP_LOOKS.len() - 1)];
+        self.looks += 1;
+        // So that those whom one outage sent to TCP do not come back at one moment.
+        let pause = pause.mul_f64(rand::random_range(1.0..1.25));
+        *self = Self {
+            look_at: Some(now() + pause),
+            looks: self.looks,
+            ..Self::default()
+        };
+    }
 }
 
 struct Task {
@@ -225,6 +334,7 @@ struct Task {
     online: Option<Box<Online>>,
     error: Option<AcceptError>,
     looks: usize,
+    udp: Udp,
 }
 
 impl Task {
@@ -238,10 +348,11 @@ impl Task {
                         .await
                         .ok()?;
                     let login = self.login.clone();
+                    self.udp = Udp::default();
                     self.attempt = Some(Box::pin(async move { login.attempt().await }));
                 }
                 LoginOutput::Abandon => {
-                    let text = format!("{} does not answer", self.login.address.redacted());
+                    let text = self.login.silence();
                     self.abandon(AcceptError::Unreachable(text)).await?;
                 }
                 LoginOutput::Ping(nonce) => {
@@ -257,11 +368,11 @@ impl Task {
 
     async fn abandon(&mut self, error: AcceptError) -> Option<()> {
         self.attempt = None;
-        if let Some(online) = self.online.take() {
-            online
-                .session
-                .connection
-                .close(VarInt::from_u32(0), b"no answer");
+        self.udp = Udp::default();
+        if let Some(online) = self.online.take()
+            && let Wire::Quic(connection) = &online.session.wire
+        {
+            connection.close(VarInt::from_u32(0), b"no answer");
         }
         debug!(%error, "the login ended");
         self.error = Some(error.clone());
@@ -274,19 +385,15 @@ impl Task {
     async fn on_step(&mut self, step: Step) -> Option<()> {
         let input = match step {
             Step::Nudged(Nudging::Doubt) => LoginInput::Doubt,
-            Step::Nudged(Nudging::NetworkChanged) => LoginInput::NetworkChanged,
-            Step::Deadline => LoginInput::Timeout,
-            Step::Attempted(Ok(online)) => {
-                self.attempt = None;
-                self.error = None;
-                self.looks = 0;
-                self.events
-                    .send(RelayEvent::Online(online.session.clone()))
-                    .await
-                    .ok()?;
-                self.online = Some(online);
-                LoginInput::Welcomed
+            Step::Nudged(Nudging::NetworkChanged) => {
+                if self.udp.look_at.is_some() {
+                    self.udp.looks = 0;
+                    self.udp.look_at = Some(now());
+                }
+                LoginInput::NetworkChanged
             }
+            Step::Deadline => LoginInput::Timeout,
+            Step::Attempted(Ok(online)) => self.on_online(online).await?,
             Step::Attempted(Err(failure)) => self.on_failure(failure).await?,
             Step::Read(Ok(frame)) => match self.on_frame(&frame).await? {
                 Some(input) => input,
@@ -297,9 +404,43 @@ impl Task {
                 self.look();
                 return Some(());
             }
+            Step::LookForUdp => {
+                let login = self.login.clone();
+                self.udp.look_at = None;
+                self.udp.attempt = Some(Box::pin(async move { login.attempt_udp().await }));
+                return Some(());
+            }
+            Step::Udp(Ok(online)) => {
+                info!("UDP works again");
+                self.events.send(RelayEvent::Connecting(None)).await.ok()?;
+                self.on_online(online).await?
+            }
+            Step::Udp(Err(failure)) if self.udp.superseded => self.on_failure(failure).await?,
+            Step::Udp(Err(failure)) => {
+                debug!(error = %failure.error, "UDP is still blocked");
+                self.udp.plan();
+                return Some(());
+            }
         };
         self.registration.handle_input(now(), input);
         Some(())
+    }
+
+    async fn on_online(&mut self, online: Box<Online>) -> Option<LoginInput> {
+        self.attempt = None;
+        self.error = None;
+        self.looks = 0;
+        if online.session.is_tcp() {
+            self.udp.plan();
+        } else {
+            self.udp = Udp::default();
+        }
+        self.events
+            .send(RelayEvent::Online(online.session.clone()))
+            .await
+            .ok()?;
+        self.online = Some(online);
+        Some(LoginInput::Welcomed)
     }
 
     async fn on_failure(&mut self, failure: Failure) -> Option<LoginInput> {
@@ -329,6 +470,14 @@ impl Task {
         };
         match message {
             FromRelay::Pong(pong) => Some(Some(LoginInput::Pong(pong.nonce))),
+            // The newest login counts, and that is ours over UDP, about to be welcomed.
+            FromRelay::Goodbye(goodbye)
+                if goodbye.code == reason::REPLACED && self.udp.attempt.is_some() =>
+            {
+                self.udp.superseded = true;
+                self.online = None;
+                Some(None)
+            }
             FromRelay::Goodbye(goodbye) => {
                 let failure = Failure::refused(goodbye.code, goodbye.message, 0);
                 self.on_failure(failure).await.map(Some)
@@ -344,8 +493,10 @@ impl Task {
 
     fn look(&mut self) {
         self.looks = (self.looks + 1).min(MTU_LOOKS.len() - 1);
-        if let Some(Online { session, .. }) = self.online.as_deref() {
-            let mtu = session.connection.stats().path.current_mtu;
+        if let Some(Online { session, .. }) = self.online.as_deref()
+            && let Wire::Quic(connection) = &session.wire
+        {
+            let mtu = connection.stats().path.current_mtu;
             session
                 .leg_mtu
                 .store(mtu.max(MIN_LEG_MTU), Ordering::Relaxed);
@@ -369,7 +520,7 @@ async fn poll_attempt(attempt: &mut Option<Attempt>) -> Result<Box<Online>, Fail
 
 async fn read(online: &mut Option<Box<Online>>) -> Result<Frame, Failure> {
     match online {
-        Some(online) => online.reader.next(&online.session.connection).await,
+        Some(online) => online.reader.next().await,
         None => std::future::pending().await,
     }
 }
@@ -384,21 +535,35 @@ async fn look_later(online: bool, looks: usize) {
 
 impl Reader {
     /// The next frame. Cancel safe.
-    async fn next(&mut self, connection: &Connection) -> Result<Frame, Failure> {
+    async fn next(&mut self) -> Result<Frame, Failure> {
+        let (connection, stream, decoder, ready) = match self {
+            Self::Quic {
+                connection,
+                stream,
+                decoder,
+                ready,
+            } => (connection, stream, decoder, ready),
+            Self::Tcp(frames) => {
+                return match frames.recv().await {
+                    Some(Ok(frame)) => Ok(frame),
+                    Some(Err(why)) => Err(Failure::unreachable(why)),
+                    None => Err(Failure::unreachable("the connection to the relay ended")),
+                };
+            }
+        };
         loop {
-            if let Some(frame) = self.ready.pop_front() {
+            if let Some(frame) = ready.pop_front() {
                 return Ok(frame);
             }
-            match self.stream.read_chunk(64 << 10, true).await {
-                Ok(Some(chunk)) => self.decoder.push(&chunk.bytes),
+            match stream.read_chunk(64 << 10, true).await {
+                Ok(Some(chunk)) => decoder.push(&chunk.bytes),
                 Ok(None) | Err(_) => return Err(ending(connection).await),
             }
-            while let Some(frame) = self
-                .decoder
+            while let Some(frame) = decoder
                 .next_frame()
                 .map_err(|error| Failure::unreachable(error.to_string()))?
             {
-                self.ready.push_back(frame);
+                ready.push_back(frame);
             }
         }
     }
@@ -434,7 +599,8 @@ impl Login {
         let trust = address
             .fingerprint
             .map_or(RelayTrust::WebPki, RelayTrust::Pinned);
-        let (config, seen) = quic::relay_client(identity, trust)?;
+        let (config, seen) = quic::relay_client(identity, trust.clone())?;
+        let (tcp_config, tcp_seen) = tls::relay_client_tcp(identity, trust)?;
         Ok(Self {
             endpoint,
             socket,
@@ -442,12 +608,36 @@ impl Login {
             address,
             config,
             seen,
+            tcp_config,
+            tcp_seen,
+            tcp_failure: Mutex::default(),
         })
     }
 
+    /// Whatever reaches the relay first: UDP, and after a head start TCP as well.
     async fn attempt(&self) -> Result<Box<Online>, Failure> {
-        let (connection, address) = self.dial().await?;
-        match timeout(WELCOME_TIMEOUT, self.greet(&connection, address)).await {
+        let proven = self.race().await?;
+        self.greet(proven).await
+    }
+
+    /// UDP alone, where TCP carries the login already.
+    async fn attempt_udp(&self) -> Result<Box<Online>, Failure> {
+        let proven = match timeout(UDP_PATIENCE, self.dial()).await {
+            Ok(proven) => proven?,
+            Err(_) => return Err(Failure::unreachable("nothing comes back over UDP")),
+        };
+        self.greet(proven).await
+    }
+
+    /// Says hello, and waits for the welcome.
+    async fn greet(&self, proven: Proven) -> Result<Box<Online>, Failure> {
+        let greeting = async {
+            match proven {
+                Proven::Quic(connection, address) => self.greet_quic(connection, address).await,
+                Proven::Tcp(opened, address) => self.greet_tcp(opened, address).await,
+            }
+        };
+        match timeout(WELCOME_TIMEOUT, greeting).await {
             Ok(result) => result.map(Box::new),
             Err(_) => Err(Failure::unreachable(format!(
                 "{} answers, but not as a relay",
@@ -456,141 +646,35 @@ impl Login {
         }
     }
 
-    /// The relay's addresses, families in turn, those first that the resolver prefers.
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let host = self.address.host.clone();
-        let found = self
-            .provider
-            .resolve(host, self.address.port)
-            .await
-            .map_err(|error| {
-                Failure::unreachable(format!("{} does not resolve: {error}", self.address.host))
-            })?;
-        let (v6, v4): (VecDeque<_>, VecDeque<_>) = found
-            .into_iter()
-            .map(canonical)
-            .filter(|address| self.socket.reaches(address))
-            .partition(SocketAddr::is_ipv6);
-        let (mut first, mut second) = if v6.is_empty() { (v4, v6) } else { (v6, v4) };
-        let mut addresses = Vec::new();
-        while let Some(address) = first.pop_front() {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-            if !second.is_empty() {
-                std::mem::swap(&mut first, &mut second);
-            }
-        }
-        addresses.truncate(MAX_ADDRESSES);
-        if addresses.is_empty() {
-            let text = format!("{} has no address that we can reach", self.address.host);
-            return Err(Failure::unreachable(text));
-        }
-        Ok(addresses)
-    }
-
-    /// The first of the relay's addresses that completes a handshake.
-    async fn dial(&self) -> Result<(Connection, SocketAddr), Failure> {
-        let mut addresses: VecDeque<_> = self.resolve().await?.into();
-        self.socket.tables_mut().relays = addresses.iter().copied().collect();
-        let mut attempts = FuturesUnordered::new();
-        let mut failure = None;
-        loop {
-            if let Some(address) = addresses.pop_front() {
-                attempts.push(self.handshake(address));
-            }
-            let pause = async {
-                if addresses.is_empty() {
-                    std::future::pending().await
-                } else {
-                    sleep(STAGGER).await
-                }
-            };
-            tokio::select! {
-                result = attempts.next() => match result {
-                    Some(Ok((connection, address))) => {
-                        self.socket.tables_mut().relays = vec![address];
-                        return Ok((connection, address));
-                    }
-                    Some(Err(error)) => failure = Some(error.or(failure)),
-                    None => return Err(failure.unwrap_or_else(|| Failure::unreachable("no address"))),
-                },
-                () = pause => {}
-            }
-        }
-    }
-
-    async fn handshake(&self, address: SocketAddr) -> Result<(Connection, SocketAddr), Failure> {
-        let connecting = self
-            .endpoint
-            .connect_with(self.config.clone(), address, &self.address.host)
-            .map_err(|error| Failure::unreachable(error.to_string()))?;
-        match connecting.await {
-            Ok(connection) => Ok((connection, address)),
-            Err(error) => Err(self.judge(&error)),
-        }
-    }
-
-    /// A handshake that failed over the certificate names the key that was presented.
-    fn judge(&self, error: &ConnectionError) -> Failure {
-        let presented = self.seen.get();
-        if let ConnectionError::TransportError(_) = error {
-            match self.address.fingerprint {
-                Some(expected) if presented.is_some_and(|presented| presented != expected) => {
-                    return Failure::last(AcceptError::WrongKey { presented });
-                }
-                None if presented.is_some() => {
-                    return Failure::last(AcceptError::UnknownKey { presented });
-                }
-                _ => {}
-            }
-        }
-        let relay = self.address.redacted();
-        Failure::unreachable(match error {
-            ConnectionError::TimedOut => format!("{relay} does not answer"),
-            error => format!("{relay} cannot be reached: {error}"),
+    fn hello(&self) -> ToRelay {
+        let token = self.address.token.as_ref();
+        ToRelay::from(Hello {
+            versions: vec![VERSION],
+            capabilities: Vec::new(),
+            token: token.map(|token| token.reveal().to_owned()),
         })
     }
 
-    async fn greet(&self, connection: &Connection, address: SocketAddr) -> Result<Online, Failure> {
+    async fn greet_quic(
+        &self,
+        connection: Connection,
+        address: SocketAddr,
+    ) -> Result<Online, Failure> {
         let Ok((mut send, stream)) = connection.open_bi().await else {
-            return Err(ending(connection).await);
+            return Err(ending(&connection).await);
         };
-        let hello = ToRelay::from(Hello {
-            versions: vec![VERSION],
-            capabilities: Vec::new(),
-            token: self
-                .address
-                .token
-                .as_ref()
-                .map(|token| token.reveal().to_owned()),
-        });
-        let hello = hello
-            .encode()
-            .map_err(|error| Failure::unreachable(error.to_string()))?;
+        let hello = self.hello().encode();
+        let hello = hello.map_err(|error| Failure::unreachable(error.to_string()))?;
         if send.write_all(&hello).await.is_err() {
-            return Err(ending(connection).await);
+            return Err(ending(&connection).await);
         }
-        let mut reader = Reader {
+        let mut reader = Reader::Quic {
+            connection: connection.clone(),
             stream,
             decoder: FrameDecoder::default(),
             ready: VecDeque::new(),
         };
-        let welcome = loop {
-            let frame = reader.next(connection).await?;
-            match FromRelay::decode(&frame) {
-                Ok(Some(FromRelay::Welcome(welcome))) => break welcome,
-                Ok(Some(FromRelay::Refused(refused))) => {
-                    let after = refused.retry_after;
-                    return Err(Failure::refused(refused.code, refused.message, after));
-                }
-                Ok(Some(FromRelay::Goodbye(goodbye))) => {
-                    return Err(Failure::refused(goodbye.code, goodbye.message, 0));
-                }
-                Ok(_) => {}
-                Err(error) => return Err(Failure::unreachable(error.to_string())),
-            }
-        };
+        let welcome = welcome(&mut reader).await?;
         if let Some(port) = welcome.alternate_port {
             let alternate = SocketAddr::new(address.ip(), port);
             self.socket.tables_mut().relays.push(alternate);
@@ -598,18 +682,63 @@ impl Login {
         let (outbox, queue) = mpsc::channel(OUTBOX);
         let mut writer = JoinSet::new();
         writer.spawn(write(send, queue));
-        let session = Session {
-            connection: connection.clone(),
-            address,
-            welcome,
-            outbox,
-            leg_mtu: Arc::new(AtomicU16::new(MIN_LEG_MTU)),
+        Ok(Online {
+            session: Session {
+                wire: Wire::Quic(connection),
+                address,
+                welcome,
+                outbox,
+                leg_mtu: Arc::new(AtomicU16::new(MIN_LEG_MTU)),
+            },
+            reader,
+            _tasks: Tasks::Quic(writer),
+        })
+    }
+
+    async fn greet_tcp(&self, opened: tcp::Opened, address: SocketAddr) -> Result<Online, Failure> {
+        let (outbox, queue) = mpsc::channel(OUTBOX);
+        let tunnel = opened.tunnel.clone();
+        let (frames, tasks) = opened.start(self.socket.clone(), queue);
+        let mut reader = Reader::Tcp(frames);
+        let asked = now();
+        // A fresh outbox takes it.
+        let _ = outbox.try_send(self.hello());
+        let welcome = welcome(&mut reader).await?;
+        let wire = Wire::Tcp {
+            tunnel,
+            port: self.address.port,
+            round_trip: now().saturating_duration_since(asked),
         };
         Ok(Online {
-            session,
+            session: Session {
+                wire,
+                address,
+                welcome,
+                outbox,
+                leg_mtu: Arc::new(AtomicU16::new(carriage::LEG_MTU)),
+            },
             reader,
-            _writer: writer,
+            _tasks: Tasks::Tcp(tasks),
         })
+    }
+}
+
+/// Reads until the relay welcomes us or says why not.
+async fn welcome(reader: &mut Reader) -> Result<Welcome, Failure> {
+    loop {
+        let frame = reader.next().await?;
+        match FromRelay::decode(&frame) {
+            Ok(Some(FromRelay::Welcome(welcome))) => return Ok(welcome),
+            Ok(Some(FromRelay::Refused(refused))) => {
+                let after = refused.retry_after;
+                return Err(Failure::refused(refused.code, refused.message, after));
+            }
+            Ok(Some(FromRelay::Goodbye(goodbye))) => {
+                return Err(Failure::refused(goodbye.code, goodbye.message, 0));
+            }
+            Ok(_) => {}
+            Err(error) => return Err(Failure::unreachable(error.to_string())),
+        }
     }
 }
 

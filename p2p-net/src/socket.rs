@@ -16,11 +16,12 @@ use futures_util::task::AtomicWaker;
 use p2p_net_proto::{ChannelEnd, PeerId};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tracing::{debug, trace};
 
 use crate::extra::{ExtraPollers, Extras};
 use crate::link::{Channel, Clock, Link, Way};
+use crate::relay::Tunnel;
 use crate::sort::Sorter;
 
 /// Packets that wait for a free buffer of quinn's at most: joined, injected or out of a mixed batch.
@@ -130,6 +131,13 @@ pub(crate) struct MagicSocket {
     errors: AtomicUsize,
     raw: mpsc::Sender<Raw>,
     drops: Drops,
+    /// Told whenever waiting packets were taken.
+    drained: Notify,
+    /// The relay's TCP connection, where it is reached by one.
+    tunnel: Mutex<Option<Arc<Tunnel>>>,
+    tunnelled: AtomicBool,
+    /// Whether the relay that is being dialled has answered over UDP at all.
+    relay_heard: AtomicBool,
 }
 
 impl MagicSocket {
@@ -169,6 +177,10 @@ impl MagicSocket {
             errors: AtomicUsize::new(0),
             raw,
             drops: Drops::default(),
+            drained: Notify::new(),
+            tunnel: Mutex::default(),
+            tunnelled: AtomicBool::new(false),
+            relay_heard: AtomicBool::new(false),
         })
     }
 
@@ -195,6 +207,62 @@ impl MagicSocket {
 
     pub(crate) fn drops(&self) -> &Drops {
         &self.drops
+    }
+
+    /// Channels over TCP send by `tunnel` from now on, and quinn waits for it where it is full.
+    pub(crate) fn set_tunnel(&self, tunnel: &Arc<Tunnel>) {
+        *self.tunnel() = Some(tunnel.clone());
+        self.tunnelled.store(true, Ordering::Release);
+    }
+
+    /// `tunnel` is no more, unless another has taken its place.
+    pub(crate) fn clear_tunnel(&self, tunnel: &Arc<Tunnel>) {
+        let mut current = self.tunnel();
+        if current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, tunnel))
+        {
+            *current = None;
+            self.tunnelled.store(false, Ordering::Release);
+        }
+    }
+
+    fn tunnel(&self) -> MutexGuard<'_, Option<Arc<Tunnel>>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets whether a relay has answered.
+    pub(crate) fn expect_relay(&self) {
+        self.relay_heard.store(false, Ordering::Relaxed);
+    }
+
+    /// A QUIC packet came from an address of the relay.
+    pub(crate) fn hear_relay(&self) {
+        if !self.relay_heard.load(Ordering::Relaxed) {
+            self.relay_heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether any did since [`MagicSocket::expect_relay`].
+    pub(crate) fn has_heard_relay(&self) -> bool {
+        self.relay_heard.load(Ordering::Relaxed)
+    }
+
+    /// Takes a relayed packet that came over TCP.
+    pub(crate) fn receive_relayed(&self, packet: &[u8]) {
+        Sorter::new(self, now()).take_relayed(packet);
+        self.waker.wake();
+    }
+
+    /// Completes when there is room for packets that come over TCP: nothing need be lost there.
+    pub(crate) async fn room(&self) {
+        loop {
+            let drained = self.drained.notified();
+            if self.waiting_count.load(Ordering::Acquire) < MAX_WAITING / 2 {
+                return;
+            }
+            drained.await;
+        }
     }
 
     /// What goes to `remote` leaves from `socket` from now on, which is ours to read.
@@ -288,6 +356,8 @@ impl MagicSocket {
             filled += 1;
         }
         self.waiting_count.store(waiting.len(), Ordering::Release);
+        drop(waiting);
+        self.drained.notify_one();
         filled
     }
 
@@ -379,6 +449,16 @@ impl MagicSocket {
         transmit: &Transmit<'_>,
     ) -> io::Result<()> {
         let to = channel.relay;
+        if let Some(tunnel) = &channel.tunnel {
+            let (contents, segment) = (transmit.contents, transmit.segment_size);
+            return link.relay(
+                channel,
+                contents,
+                segment,
+                transmit.ecn,
+                |contents, segment| tunnel.send(contents, segment),
+            );
+        }
         link.relay(
             channel,
             transmit.contents,
@@ -537,6 +617,12 @@ impl UdpPoller for MagicPoller {
             }
         }
         ready!(this.socket.extras.poll_writable(cx, &mut this.extras))?;
+        if this.socket.tunnelled.load(Ordering::Acquire) {
+            let tunnel = this.socket.tunnel().clone();
+            if let Some(tunnel) = tunnel {
+                ready!(tunnel.poll_writable(cx));
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -142,6 +142,7 @@ impl<'a> Sorter<'a> {
             return Some(link.address);
         }
         if self.tables.relays.contains(&from) {
+            self.socket.hear_relay();
             return Some(mapped(from));
         }
         self.socket
@@ -259,6 +260,22 @@ impl<'a> Sorter<'a> {
             }
             Opened::Partial => {}
         }
+    }
+
+    /// Takes one relayed packet that came by another way than a socket.
+    pub(crate) fn take_relayed(&self, packet: &[u8]) {
+        let Some((link, opened)) = self.open(packet) else {
+            count(&self.socket.drops().relayed);
+            return;
+        };
+        link.on_relayed(self.now, packet.len() as u64);
+        let (packet, ecn) = match opened {
+            Opened::Whole(ecn) => (packet[HEADER_LEN..].to_vec(), ecn),
+            Opened::Joined(packet, ecn) => (packet, ecn),
+            Opened::Partial => return,
+        };
+        let from = link.address;
+        self.socket.wait(Waiting { from, ecn, packet });
     }
 
     fn open(&self, packet: &[u8]) -> Option<(&Arc<Link>, Opened)> {

@@ -10,7 +10,8 @@ use quinn::{AsyncUdpSocket, Runtime, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{debug, warn};
 
-use crate::SocketProvider;
+use crate::relay::dial_tcp;
+use crate::{SocketProvider, TcpDial};
 
 /// Asked for in both directions, bytes: a burst of 10 ms at 5 Gbit/s. The system may give less.
 const BUFFER_BYTES: usize = 7 << 20;
@@ -80,6 +81,12 @@ impl SocketProvider for System {
         port: u16,
     ) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> {
         Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+    }
+
+    fn dial_tcp(&self, host: String, port: u16, addresses: Vec<SocketAddr>) -> Option<TcpDial> {
+        Some(Box::pin(
+            async move { dial_tcp(&host, port, addresses).await },
+        ))
     }
 }
 

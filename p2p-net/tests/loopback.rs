@@ -1,5 +1,6 @@
 //! Endpoints and the real relay on loopback: what a program sees of connections.
 
+mod blocked;
 mod common;
 
 use std::time::Duration;

@@ -29,7 +29,7 @@ impl RelayFacts {
                 view.state = RelayStep::Connecting;
                 view.problem = last_error.as_ref().map(|error| self.explain(error));
             }
-            RelayState::Online { observed } => {
+            RelayState::Online { observed, .. } => {
                 view.state = RelayStep::Online;
                 view.observed = Some(*observed);
             }

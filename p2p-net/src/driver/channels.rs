@@ -146,7 +146,8 @@ impl Driver {
             return false;
         };
         let leg_mtu = session.leg_mtu.clone();
-        let channel = Arc::new(Channel::new(id, end, session.address, keys, leg_mtu));
+        let channel = Channel::new(id, end, session.address, keys, leg_mtu);
+        let channel = Arc::new(channel.through(session.tunnel()));
         let link = state.link.clone();
         state.channels.push((channel.clone(), false));
         self.channels.insert(id, *peer);
