@@ -1,10 +1,13 @@
 //! What a call measures: counters and gauges by the names of W3C's webrtc-stats where they exist, freezes by
 //! its definition, and latencies as percentiles. Pure: times are arguments.
+//!
+//! `STATS.md` beside this crate has the table of webrtc-stats' names and ours.
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+mod meters;
 
 use serde::{Deserialize, Serialize};
+
+pub use meters::{FreezeMeter, Limit, LimitMeter, RateMeter, Window, quantile};
 
 /// All numbers of a call at one moment. Counters run from the start of the call and never fall.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -38,12 +41,30 @@ pub struct Network {
     pub round_trip_millis: f64,
     /// The smallest one, ms.
     pub min_round_trip_millis: f64,
+    /// All of them, summed up, seconds.
+    pub total_round_trip_time: f64,
+    /// How many these are.
+    pub round_trip_time_measurements: u64,
+    /// Spread of the delays of our packets (10th to 90th percentile), ms.
+    pub jitter_out_millis: f64,
+    /// Mean deviation of the delays of what comes (RFC 3550 §6.4.1, by sending times), ms.
+    pub jitter_in_millis: f64,
     /// What the path carries by our estimate, bits a second.
     pub estimate_bits_per_sec: u64,
     /// What arrives at the other side, bits a second.
     pub acknowledged_bits_per_sec: u64,
+    /// What short bursts have proven that the path carries, bits a second; 0: nothing yet.
+    pub burst_capacity_bits_per_sec: u64,
     /// The estimator's state.
     pub mode: String,
+    /// Probes for more, and those of them that raised the estimate.
+    pub probes_sent: u64,
+    /// See `probes_sent`.
+    pub probes_taken: u64,
+    /// Times that the estimate was lowered.
+    pub decreases: u64,
+    /// Of these, because the capacity fell off a cliff.
+    pub cliffs: u64,
     /// Queue in the network, ms (10th percentile of 200 ms).
     pub queue_millis: f64,
     /// Share of our packets that were lost, newest two seconds.
@@ -62,6 +83,10 @@ pub struct Network {
     pub packets_lost: u64,
     /// Packets of the other side that we miss.
     pub packets_missing: u64,
+    /// Share of the other side's packets that never came (before any repair), since the beginning.
+    pub loss_in: f64,
+    /// Packets of the other side that came more than once.
+    pub packets_duplicate: u64,
     /// Datagrams that were malformed, unknown or duplicates.
     pub packets_refused: u64,
     /// Packets that the transport did not take.
@@ -74,9 +99,13 @@ pub struct Network {
     pub audio_bytes: u64,
     /// Bytes of pictures with their resends and parity, all headers included.
     pub video_bytes: u64,
-    /// Bytes of resends.
+    /// Packets of pictures that were sent again.
+    pub resent_packets: u64,
+    /// Their bytes on the wire.
     pub resent_bytes: u64,
-    /// Bytes of parity.
+    /// Packets of parity sent.
+    pub parity_packets: u64,
+    /// Their bytes on the wire.
     pub parity_bytes: u64,
     /// Bytes of probes.
     pub probe_bytes: u64,
@@ -98,6 +127,10 @@ pub struct SoundOut {
     pub frame_millis: u32,
     /// Level of what is sent, dBFS.
     pub level_dbfs: f32,
+    /// Energy of what was sent: the square of the level (1 is full scale) times seconds, summed up.
+    pub total_audio_energy: f64,
+    /// Length of what that is of, seconds.
+    pub total_samples_duration: f64,
     /// Somebody speaks.
     pub voice: bool,
     /// Muted.
@@ -110,8 +143,18 @@ pub struct SoundOut {
 pub struct SoundIn {
     /// Opus packets that came first hand.
     pub packets_received: u64,
-    /// Packets that only a copy saved.
+    /// Packets that only a copy or in-band repair saved.
     pub packets_repaired: u64,
+    /// Of these, by in-band repair (Opus FEC).
+    pub fec_packets_received: u64,
+    /// Packets missing when they were to be played, with no repair in time.
+    pub packets_lost: u64,
+    /// Share of the packets that were missing after all repair.
+    pub loss_after_repair: f64,
+    /// Packets thrown away because too many waited.
+    pub packets_discarded: u64,
+    /// Packets that the decoder refused.
+    pub decode_errors: u64,
     /// Packets that came after their time.
     pub packets_late: u64,
     /// Samples played.
@@ -128,6 +171,10 @@ pub struct SoundIn {
     pub removed_samples_for_acceleration: u64,
     /// Sum of the time that samples spent in the buffer, seconds.
     pub jitter_buffer_delay: f64,
+    /// The target at each of these samples, summed up, seconds.
+    pub jitter_buffer_target_delay: f64,
+    /// The same without what waits for the pictures: what the network alone asks for, seconds.
+    pub jitter_buffer_minimum_delay: f64,
     /// Samples that left the buffer.
     pub jitter_buffer_emitted_count: u64,
     /// What waits now, ms.
@@ -136,8 +183,20 @@ pub struct SoundIn {
     pub target_millis: f64,
     /// Callbacks of the loudspeaker that found too little.
     pub underruns: u64,
+    /// What was made up for these, seconds.
+    pub synthesized_samples_duration: f64,
+    /// What each sample waited between us and the loudspeaker, summed up, seconds.
+    pub total_playout_delay: f64,
+    /// Samples in that sum.
+    pub total_playout_samples: u64,
     /// Level of what is played, dBFS.
     pub level_dbfs: f32,
+    /// Energy of what was played: the square of the level (1 is full scale) times seconds, summed up.
+    pub total_audio_energy: f64,
+    /// Length of what that is of, seconds.
+    pub total_samples_duration: f64,
+    /// Microphone to loudspeaker by an estimate of the clocks, ms.
+    pub latency: Percentiles,
     /// Sound played minus picture shown, ms; positive: the sound is ahead.
     pub av_skew_millis: f64,
 }
@@ -168,8 +227,22 @@ pub struct VideoOut {
     pub frame_height: u32,
     /// Frames a second now.
     pub frames_per_second: f64,
-    /// Changes of size.
+    /// Changes of size (`qualityLimitationResolutionChanges`).
     pub ladder_steps: u64,
+    /// Why pictures are not better: `none`, `bandwidth`, `cpu` (the other side cannot keep up) or `off`.
+    pub quality_limitation_reason: Limit,
+    /// For how long each of these held, ms.
+    pub quality_limitation_durations: LimitDurations,
+    /// Bytes of pictures that the encoder made.
+    pub encoded_bytes: u64,
+    /// Pictures of more than 2.5 times the mean size.
+    pub huge_frames_sent: u64,
+    /// Quantizers of the pictures (0 to 51, each picture's first slice), summed up.
+    pub qp_sum: u64,
+    /// Pictures that the encoder left out by itself, to keep its rate.
+    pub frames_dropped_by_encoder: u64,
+    /// Time in the encoder, summed up, seconds.
+    pub total_encode_time: f64,
     /// Time in the encoder, ms.
     pub encode: Percentiles,
 }
@@ -184,10 +257,32 @@ pub struct VideoIn {
     pub frames_seen: u64,
     /// Frames whole and decodable.
     pub frames_assembled: u64,
+    /// Of those, key frames.
+    pub key_frames_received: u64,
     /// Of those, restored by parity.
     pub frames_restored: u64,
+    /// Of those, completed by a resend.
+    pub frames_resent: u64,
+    /// Of those, whole only after their time, but shown.
+    pub frames_late: u64,
+    /// Share of the frames that were given up after all repair.
+    pub loss_after_repair: f64,
+    /// Bytes that came twice, too late, or for frames given up.
+    pub useless_bytes: u64,
     /// Frames decoded.
     pub frames_decoded: u64,
+    /// Time in the decoder, summed up, seconds.
+    pub total_decode_time: f64,
+    /// Quantizers of the pictures decoded (0 to 51, each picture's first slice), summed up.
+    pub qp_sum: u64,
+    /// First packet to whole frame, summed up over frames, seconds.
+    pub total_assembly_time: f64,
+    /// First packet to decoded, summed up over the frames decoded, seconds.
+    pub total_processing_delay: f64,
+    /// First packet to the time at which it is to be shown, summed up over the frames given out, seconds.
+    pub jitter_buffer_delay: f64,
+    /// Frames in that sum.
+    pub jitter_buffer_emitted_count: u64,
     /// Frames handed to the sink.
     pub frames_shown: u64,
     /// Frames given up.
@@ -202,6 +297,14 @@ pub struct VideoIn {
     pub total_freezes_millis: u64,
     /// Sum of all gaps over 200 ms between pictures, ms.
     pub stall_millis: u64,
+    /// Gaps of more than five seconds (`pauseCount`).
+    pub pause_count: u64,
+    /// Their whole length, ms.
+    pub total_pauses_millis: u64,
+    /// Times between pictures, summed up, seconds.
+    pub total_inter_frame_delay: f64,
+    /// Their squares, summed up, seconds².
+    pub total_squared_inter_frame_delay: f64,
     /// Width now, pixels.
     pub frame_width: u32,
     /// Height now, pixels.
@@ -216,6 +319,19 @@ pub struct VideoIn {
     pub latency_measured: bool,
     /// What the buffer adds to the earliest possible time, ms.
     pub playout_delay_millis: f64,
+}
+
+/// For how long pictures were limited, by reason, ms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitDurations {
+    /// Nothing limited them.
+    pub none: u64,
+    /// The path.
+    pub bandwidth: u64,
+    /// A processor.
+    pub cpu: u64,
+    /// They were off, or the source gave none.
+    pub off: u64,
 }
 
 /// One stage of the pipeline.
@@ -291,193 +407,9 @@ impl Summary {
     }
 }
 
-/// Values that [`Window`] keeps: the newest ones, 20 s of pictures.
-const WINDOW_VALUES: usize = 600;
-
-/// The newest values of a quantity, of which percentiles are wanted.
-#[derive(Debug, Clone, Default)]
-pub struct Window {
-    values: VecDeque<f64>,
-}
-
-impl Window {
-    /// Adds a value; the oldest makes room.
-    pub fn add(&mut self, value: f64) {
-        if self.values.len() == WINDOW_VALUES {
-            self.values.pop_front();
-        }
-        self.values.push_back(value);
-    }
-
-    /// Adds a length of time, in ms.
-    pub fn add_duration(&mut self, value: Duration) {
-        self.add(value.as_secs_f64() * 1e3);
-    }
-
-    /// What they are like; zeros without any.
-    pub fn percentiles(&self) -> Percentiles {
-        let mut sorted: Vec<f64> = self.values.iter().copied().collect();
-        sorted.sort_by(f64::total_cmp);
-        Percentiles {
-            p50: quantile(&sorted, 0.50),
-            p95: quantile(&sorted, 0.95),
-            max: sorted.last().copied().unwrap_or_default(),
-        }
-    }
-}
-
-/// The value below which `share` of the sorted ones lie (nearest rank); 0 without any.
-pub fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted
-        .get(rank.saturating_sub(1).min(sorted.len().saturating_sub(1)))
-        .copied()
-        .unwrap_or_default()
-}
-
-/// Gaps between shown pictures: how many the mean of webrtc-stats' freeze rule is over.
-const FREEZE_MEAN_FRAMES: usize = 30;
-/// A gap counts as a freeze if it is longer than the mean gap by this (webrtc-stats, `freezeCount`) …
-const FREEZE_MARGIN: Duration = Duration::from_millis(150);
-/// … and a gap counts into the stall time if longer than this (our targets' definition).
-const STALL_GAP: Duration = Duration::from_millis(200);
-
-/// Finds freezes from the moments at which pictures are shown.
-#[derive(Debug, Clone, Default)]
-pub struct FreezeMeter {
-    last: Option<Instant>,
-    gaps: VecDeque<Duration>,
-    /// Freezes so far.
-    pub count: u64,
-    /// Their whole length.
-    pub total: Duration,
-    /// Sum of the gaps over 200 ms.
-    pub stall: Duration,
-}
-
-impl FreezeMeter {
-    /// A picture was shown. Returns the gap if it was a freeze.
-    pub fn on_shown(&mut self, now: Instant) -> Option<Duration> {
-        let gap = now.saturating_duration_since(self.last.replace(now)?);
-        let frozen = self.gaps.len() == FREEZE_MEAN_FRAMES && {
-            let mean = self.gaps.iter().sum::<Duration>() / FREEZE_MEAN_FRAMES as u32;
-            gap >= (3 * mean).max(mean + FREEZE_MARGIN)
-        };
-        if self.gaps.len() == FREEZE_MEAN_FRAMES {
-            self.gaps.pop_front();
-        }
-        self.gaps.push_back(gap);
-        if gap > STALL_GAP {
-            self.stall += gap;
-        }
-        if frozen {
-            self.count += 1;
-            self.total += gap;
-        }
-        frozen.then_some(gap)
-    }
-
-    /// Pictures pause on purpose (hold, camera off): the gap to the next one does not count.
-    pub fn pause(&mut self) {
-        self.last = None;
-    }
-
-    /// When the last one was shown, unless paused since.
-    pub fn last_shown(&self) -> Option<Instant> {
-        self.last
-    }
-}
-
-/// Bytes over the last second.
-#[derive(Debug, Clone, Default)]
-pub struct RateMeter {
-    samples: VecDeque<(Instant, u32)>,
-    bytes: u64,
-}
-
-impl RateMeter {
-    const SPAN: Duration = Duration::from_secs(1);
-    /// More samples than this are merged into the newest one.
-    const MAX_SAMPLES: usize = 4_096;
-
-    /// Counts bytes.
-    pub fn add(&mut self, now: Instant, bytes: usize) {
-        self.forget(now);
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.bytes += u64::from(bytes);
-        let full = self.samples.len() >= Self::MAX_SAMPLES;
-        match self.samples.back_mut() {
-            Some(last) if full => last.1 = last.1.saturating_add(bytes),
-            _ => self.samples.push_back((now, bytes)),
-        }
-    }
-
-    /// Bits a second.
-    pub fn bits_per_sec(&mut self, now: Instant) -> u64 {
-        self.forget(now);
-        self.bytes * 8
-    }
-
-    fn forget(&mut self, now: Instant) {
-        while let Some(&(at, bytes)) = self.samples.front() {
-            if now.saturating_duration_since(at) < Self::SPAN {
-                break;
-            }
-            self.bytes = self.bytes.saturating_sub(u64::from(bytes));
-            self.samples.pop_front();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn freezes_are_counted_as_the_standard_says() {
-        let start = Instant::now();
-        let mut meter = FreezeMeter::default();
-        let mut now = start;
-        for _ in 0..40 {
-            now += Duration::from_millis(33);
-            assert_eq!(meter.on_shown(now), None);
-        }
-        // 182 ms is within mean + 150 ms, 190 ms is not (the mean has risen by a few ms).
-        now += Duration::from_millis(182);
-        assert_eq!(meter.on_shown(now), None);
-        now += Duration::from_millis(190);
-        assert_eq!(meter.on_shown(now), Some(Duration::from_millis(190)));
-        now += Duration::from_millis(210);
-        assert!(meter.on_shown(now).is_some());
-        assert_eq!((meter.count, meter.stall.as_millis()), (2, 210));
-        // A pause is no freeze.
-        meter.pause();
-        assert_eq!(meter.on_shown(now + Duration::from_secs(9)), None);
-        assert_eq!(meter.count, 2);
-    }
-
-    #[test]
-    fn quantiles_are_of_the_nearest_rank() {
-        let values: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!(quantile(&values, 0.5), 50.0);
-        assert_eq!(quantile(&values, 0.95), 95.0);
-        assert_eq!(quantile(&[7.0], 0.95), 7.0);
-        assert_eq!(quantile(&[], 0.5), 0.0);
-    }
-
-    #[test]
-    fn the_rate_is_that_of_the_last_second() {
-        let start = Instant::now();
-        let mut meter = RateMeter::default();
-        for i in 0..200 {
-            meter.add(start + Duration::from_millis(10 * i), 1_250);
-        }
-        assert_eq!(
-            meter.bits_per_sec(start + Duration::from_millis(1_990)),
-            1_000_000
-        );
-        assert_eq!(meter.bits_per_sec(start + Duration::from_secs(5)), 0);
-    }
 
     #[test]
     fn a_summary_of_nothing_divides_by_nothing() {

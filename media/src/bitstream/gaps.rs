@@ -17,6 +17,8 @@ pub struct GapCloser {
     newest: u16,
     /// What is subtracted from each `frame_num`, modulo its range.
     moved: u16,
+    /// Of the newest frame.
+    quantizer: Option<u8>,
 }
 
 impl GapCloser {
@@ -42,6 +44,7 @@ impl GapCloser {
             return Ok(Cow::Borrowed(data));
         };
         let header = self.header(first);
+        self.quantizer = header.and_then(|header| header.quantizer);
         if first.kind() == NalKind::KeySlice {
             self.moved = 0;
         } else if let Some(header) = header {
@@ -59,6 +62,12 @@ impl GapCloser {
             return Ok(Cow::Borrowed(data));
         }
         self.renumbered(data, mask).map(Cow::Owned)
+    }
+
+    /// The quantizer that the newest frame's first slice begins with, 0 to 51; `None` for streams that are
+    /// richer than ours.
+    pub const fn quantizer(&self) -> Option<u8> {
+        self.quantizer
     }
 
     /// The slice's head; `None` for streams that are richer than ours.

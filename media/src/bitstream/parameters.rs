@@ -139,6 +139,8 @@ pub struct Pps {
     pub(super) order_in_frame: bool,
     pub(super) weighted: bool,
     pub(super) redundant: bool,
+    /// The quantizer that slices begin with but for their own difference, less 26.
+    pub(super) quantizer: i32,
 }
 
 impl Pps {
@@ -159,8 +161,11 @@ impl Pps {
         bits.ue_up_to(31, "num_ref_idx_l1_default_active_minus1")?;
         let weighted = bits.flag()?;
         bits.take(2)?; // weighted_bipred_idc
-        for name in ["pic_init_qp", "pic_init_qs", "chroma_qp_index_offset"] {
-            if !(-26..=25).contains(&bits.se()?) {
+        let mut quantizer = [0; 3];
+        let names = ["pic_init_qp", "pic_init_qs", "chroma_qp_index_offset"];
+        for (read, name) in quantizer.iter_mut().zip(names) {
+            *read = bits.se()?;
+            if !(-26..=25).contains(read) {
                 return Err(BitstreamError::Range(name));
             }
         }
@@ -173,6 +178,13 @@ impl Pps {
             order_in_frame,
             weighted,
             redundant,
+            quantizer: quantizer[0],
         })
+    }
+
+    /// The quantizer of a slice that states this difference.
+    pub(super) fn quantizer(&self, delta: i32) -> u8 {
+        let quantizer = delta.saturating_add(26).saturating_add(self.quantizer);
+        u8::try_from(quantizer.clamp(0, 51)).unwrap_or(0)
     }
 }

@@ -36,6 +36,8 @@ pub struct SliceHeader {
     pub long_term: Option<u8>,
     /// The short-term reference so many `frame_num` before becomes the long-term reference of this number.
     pub moved: Option<(u32, u8)>,
+    /// The quantizer that it begins with, 0 to 51; `None` where the head breaks off before it.
+    pub quantizer: Option<u8>,
 }
 
 impl SliceHeader {
@@ -71,6 +73,7 @@ impl SliceHeader {
             references: 0,
             long_term: None,
             moved: None,
+            quantizer: None,
         };
         if !intra {
             header.references = pps.references;
@@ -86,6 +89,7 @@ impl SliceHeader {
         if nal.reference() != 0 {
             header.marking(&mut bits)?;
         }
+        header.quantizer = bits.se().ok().map(|delta| pps.quantizer(delta));
         Ok(header)
     }
 

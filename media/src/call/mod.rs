@@ -55,7 +55,7 @@ impl Config {
     pub const fn new(path: PathState) -> Self {
         Self {
             video_cap_bits_per_sec: 2_500_000,
-            audio_bits_per_sec: 32_000,
+            audio_bits_per_sec: 48_000,
             start_bits_per_sec: 600_000,
             smooth: false,
             spare_cores: false,
@@ -146,6 +146,9 @@ pub enum Input {
         /// When it was shown.
         at: Instant,
     },
+    /// The other side sends no pictures of this stream on purpose (camera off, hold), or sends them again: what
+    /// is missing meanwhile is no freeze.
+    Paused(StreamId, bool),
     /// What the buffer of sound says, every 10 to 50 ms.
     Buffer(BufferState),
 }
@@ -324,6 +327,7 @@ impl Call {
             Input::Shown { stream, time, at } => {
                 receiver.on_shown(stream, time, at, sender.holds_audio());
             }
+            Input::Paused(stream, paused) => receiver.set_paused(stream, paused),
             Input::Buffer(state) => receiver.on_buffer(state),
         }
         self.advance(now);

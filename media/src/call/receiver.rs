@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::sender::View;
 use super::{BufferOrder, BufferState, Config, Event, Output, Outputs};
 use crate::history::{Outcome, ReceiveHistory};
-use crate::jitter::{VideoBuffer, VideoConfig};
+use crate::jitter::{CompleteFrame, VideoBuffer, VideoConfig};
 use crate::packet::{
     AudioBody, Body, Packet, Receiver as PacketReceiver, Report, StreamFormat, StreamReport,
     WireClock, parse,
@@ -46,6 +46,41 @@ struct VideoIn {
     shown: u64,
     recent: VecDeque<Instant>,
     render_delay: Window,
+    /// The other side sends none now, on purpose.
+    paused: bool,
+    sums: Sums,
+}
+
+/// Times of frames, summed up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    assembly: Duration,
+    processing: Duration,
+    buffer: Duration,
+    given: u64,
+    decode: Duration,
+    /// Of the frames in the decoder: when their first packets came.
+    arrivals: [Option<(FrameNumber, Instant)>; 4],
+}
+
+impl Sums {
+    fn on_given(&mut self, frame: &CompleteFrame) {
+        let since = |at: Instant| at.saturating_duration_since(frame.first_arrival);
+        self.assembly += since(frame.completed_at);
+        self.buffer += since(frame.render_at.max(frame.completed_at));
+        self.given += 1;
+        // At most three are in the decoder at once.
+        self.arrivals.rotate_right(1);
+        self.arrivals[0] = Some((frame.info.number, frame.first_arrival));
+    }
+
+    fn on_decoded(&mut self, now: Instant, number: FrameNumber, took: Duration) {
+        self.decode += took;
+        let mut arrivals = self.arrivals.iter().flatten();
+        if let Some((_, first)) = arrivals.find(|(frame, _)| *frame == number) {
+            self.processing += now.saturating_duration_since(*first);
+        }
+    }
 }
 
 /// The receiving half of a call.
@@ -58,6 +93,8 @@ pub(super) struct Receiver {
     smooth: bool,
     clock: RemoteClock,
     sound_clock: StreamClock<48_000>,
+    sound_latency: Window,
+    jitter: Jitter,
     sync: Sync,
     round_trip: Option<Duration>,
     buffer: BufferState,
@@ -90,6 +127,8 @@ impl Receiver {
             smooth: config.smooth,
             clock: RemoteClock::new(),
             sound_clock: StreamClock::new(),
+            sound_latency: Window::default(),
+            jitter: Jitter::default(),
             sync: Sync::new(),
             round_trip: config.path.round_trip,
             buffer: BufferState::default(),
@@ -147,6 +186,7 @@ impl Receiver {
     fn on_packet(&mut self, now: Instant, packet: Packet, outputs: &mut Outputs) {
         let sent = SenderMicros::try_from(packet.sent_micros).unwrap_or(SenderMicros::MAX);
         self.clock.on_packet(sent, now);
+        self.jitter.on_packet(sent, now);
         let age = packet.age.map_or(u8::MAX, |age| {
             u8::try_from(age.as_millis()).unwrap_or(u8::MAX)
         });
@@ -265,6 +305,8 @@ impl Receiver {
                 shown: 0,
                 recent: VecDeque::new(),
                 render_delay: Window::default(),
+                paused: false,
+                sums: Sums::default(),
             });
             self.video.len() - 1
         });
@@ -282,6 +324,9 @@ impl Receiver {
         if let Some(video) = self.video.iter_mut().find(|video| video.stream == stream) {
             video.buffer.on_decoded(now, frame, ok, took);
             video.decode.add_duration(took);
+            if ok {
+                video.sums.on_decoded(now, frame, took);
+            }
             video.decoded += u64::from(ok);
         }
     }
@@ -300,6 +345,9 @@ impl Receiver {
         };
         video.shown += 1;
         video.freezes.on_shown(at);
+        if video.paused {
+            video.freezes.pause();
+        }
         if video.recent.len() == 60 {
             video.recent.pop_front();
         }
@@ -320,11 +368,26 @@ impl Receiver {
         }
     }
 
+    /// The other side stops sending pictures on purpose, or sends them again: the gap is no freeze.
+    pub(super) fn set_paused(&mut self, stream: StreamId, paused: bool) {
+        if let Some(video) = self.video.iter_mut().find(|video| video.stream == stream) {
+            video.paused = paused;
+            if paused {
+                video.freezes.pause();
+            }
+        }
+    }
+
     pub(super) fn on_buffer(&mut self, state: BufferState) {
         if let Some((time, at)) = state.playing
             && let Some(captured) = self.sound_clock.captured(time)
         {
             self.sync.on_audio(at, captured);
+            if let Some(earliest) = self.clock.local(captured) {
+                let half_way = self.round_trip.unwrap_or_default() / 2;
+                let late = at.saturating_duration_since(earliest);
+                self.sound_latency.add_duration(late + half_way);
+            }
         }
         self.buffer = state;
     }
@@ -414,6 +477,7 @@ impl Receiver {
                         .render_at
                         .saturating_duration_since(frame.completed_at),
                 );
+                video.sums.on_given(&frame);
                 outputs.push_back(Output::Decode(frame));
             }
         }
@@ -440,6 +504,10 @@ impl Receiver {
         network.bytes_received = self.bytes;
         network.packets_missing = history.expected.saturating_sub(history.received);
         network.packets_refused = self.refused;
+        network.packets_duplicate = history.duplicates;
+        network.loss_in = share(network.packets_missing, history.expected);
+        network.jitter_in_millis = self.jitter.millis;
+        snapshot.sound_in.latency = self.sound_latency.percentiles();
         snapshot.sound_in.packets_received = self.sounds;
         snapshot.sound_in.buffer_millis = f64::from(self.buffer.buffer_millis);
         snapshot.sound_in.av_skew_millis = self.sync.skew_millis().unwrap_or_default();
@@ -448,6 +516,31 @@ impl Receiver {
             .iter()
             .map(|video| video_in(now, video))
             .collect();
+    }
+}
+
+/// A part of a whole that may be nothing.
+fn share(part: u64, whole: u64) -> f64 {
+    match whole {
+        0 => 0.0,
+        _ => part as f64 / whole as f64,
+    }
+}
+
+/// Mean deviation of the time between packets (RFC 3550 §6.4.1).
+#[derive(Debug, Clone, Copy, Default)]
+struct Jitter {
+    last: Option<(SenderMicros, Instant)>,
+    millis: f64,
+}
+
+impl Jitter {
+    fn on_packet(&mut self, sent: SenderMicros, now: Instant) {
+        if let Some((before, at)) = self.last.replace((sent, now)) {
+            let there = sent.saturating_sub(before) as f64 / 1e3;
+            let here = now.saturating_duration_since(at).as_secs_f64() * 1e3;
+            self.millis += ((here - there).abs() - self.millis) / 16.0;
+        }
     }
 }
 
@@ -463,7 +556,17 @@ fn video_in(now: Instant, video: &VideoIn) -> VideoInStats {
         stream: video.stream.0,
         frames_seen: seen,
         frames_assembled: counters.frames,
+        key_frames_received: counters.key_frames,
         frames_restored: counters.by_parity,
+        frames_resent: counters.by_resend.iter().sum(),
+        frames_late: counters.late_useful,
+        loss_after_repair: share(counters.abandoned, seen),
+        useless_bytes: counters.useless_bytes,
+        total_decode_time: video.sums.decode.as_secs_f64(),
+        total_assembly_time: video.sums.assembly.as_secs_f64(),
+        total_processing_delay: video.sums.processing.as_secs_f64(),
+        jitter_buffer_delay: video.sums.buffer.as_secs_f64(),
+        jitter_buffer_emitted_count: video.sums.given,
         frames_decoded: video.decoded,
         frames_shown: video.shown,
         frames_dropped: counters.abandoned,
@@ -472,6 +575,10 @@ fn video_in(now: Instant, video: &VideoIn) -> VideoInStats {
         freeze_count: video.freezes.count,
         total_freezes_millis: video.freezes.total.as_millis() as u64,
         stall_millis: video.freezes.stall.as_millis() as u64,
+        pause_count: video.freezes.pauses,
+        total_pauses_millis: video.freezes.paused.as_millis() as u64,
+        total_inter_frame_delay: video.freezes.gap_seconds,
+        total_squared_inter_frame_delay: video.freezes.gap_seconds_squared,
         frames_per_second: recent
             .take_while(|at| now.saturating_duration_since(**at) < second)
             .count() as f64,

@@ -7,6 +7,7 @@ use super::refresh::{Order, Refresh};
 use super::{EncoderOrder, Output, Outputs, Subject};
 use crate::rate::{Ladder, SkipInputs, SkipReason, TargetFilter, skip_capture};
 use crate::repair::parity;
+use crate::stats::{Limit, LimitMeter};
 use crate::{FrameNumber, PictureSize, StreamId};
 
 /// Weight of a new frame in the mean number of fragments: about the last ten count.
@@ -38,6 +39,9 @@ pub(super) struct VideoOut {
     skip: Option<SkipReason>,
     skip_told: Option<Option<SkipReason>>,
     pub(super) counters: Counters,
+    pub(super) limits: LimitMeter,
+    /// Mean size of a picture, bytes.
+    mean_bytes: f64,
     /// Numbers and hand-over times of the newest frames, to see the frame rate.
     recent: std::collections::VecDeque<Instant>,
 }
@@ -51,6 +55,10 @@ pub(super) struct Counters {
     pub(super) key_frames: u64,
     pub(super) steps: u64,
     pub(super) refused: u64,
+    /// Bytes that encoders made.
+    pub(super) bytes: u64,
+    /// Pictures of more than 2.5 times the mean size (webrtc-stats, `hugeFramesSent`).
+    pub(super) huge: u64,
 }
 
 /// What the sender knows when it asks whether captures go on.
@@ -88,6 +96,8 @@ impl VideoOut {
             skip: None,
             skip_told: None,
             counters: Counters::default(),
+            limits: LimitMeter::default(),
+            mean_bytes: 0.0,
             recent: std::collections::VecDeque::new(),
         }
     }
@@ -141,6 +151,7 @@ impl VideoOut {
             self.counters.steps += 1;
         }
         let (size, frames_per_sec) = self.step(share);
+        self.limits.set(now, self.limit(frames_per_sec));
         let wanted = EncoderOrder {
             stream: self.stream,
             bits_per_sec: if frames_per_sec == 0 { 0 } else { target },
@@ -168,6 +179,28 @@ impl VideoOut {
         if !same_kind || target.is_some() {
             self.tell(now, wanted, outputs);
         }
+    }
+
+    /// What limits pictures at this rate.
+    fn limit(&self, frames_per_sec: u32) -> Limit {
+        let full = if self.is_screen() {
+            frames_per_sec >= SCREEN_RATES[0].1
+        } else {
+            self.ladder.is_highest()
+        };
+        if frames_per_sec > 0 && self.ladder.is_halved() && !self.is_screen() {
+            Limit::Cpu
+        } else if full {
+            Limit::None
+        } else {
+            Limit::Bandwidth
+        }
+    }
+
+    /// The stream ends, or rests.
+    pub(super) fn stop(&mut self, now: Instant) {
+        self.on = false;
+        self.limits.set(now, Limit::Off);
     }
 
     fn tell(&mut self, now: Instant, order: EncoderOrder, outputs: &mut Outputs) {
@@ -206,6 +239,13 @@ impl VideoOut {
         self.counters.captured += 1;
         self.counters.encoded += 1;
         self.counters.key_frames += u64::from(key);
+        self.counters.bytes += bytes as u64;
+        let size = bytes as f64;
+        if number > 0 && size > 2.5 * self.mean_bytes {
+            self.counters.huge += 1;
+        }
+        let encoded = self.counters.encoded as f64;
+        self.mean_bytes += (size - self.mean_bytes) / encoded;
         self.refresh.on_picture(now, number, key);
         if self.recent.len() == 60 {
             self.recent.pop_front();

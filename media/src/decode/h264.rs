@@ -94,6 +94,11 @@ impl PictureDecoder {
         picture
     }
 
+    /// The quantizer of the newest frame, 0 to 51: its first slice's. `None` for streams richer than ours.
+    pub const fn quantizer(&self) -> Option<u8> {
+        self.gaps.quantizer()
+    }
+
     fn remember(&mut self, number: FrameNumber, key: bool, first: Option<Nal<'_>>) {
         if key {
             self.decoded.clear();

@@ -89,6 +89,8 @@ pub struct PictureEncoder {
     /// The newest long-term reference that the other side is known to have.
     confirmed: Option<FrameNumber>,
     buffer: Vec<u8>,
+    /// Of the newest frame.
+    quantizer: Option<u8>,
 }
 
 /// What the next frame shall be.
@@ -121,6 +123,7 @@ impl PictureEncoder {
             wanted: Wanted::Any,
             confirmed: None,
             buffer: Vec::new(),
+            quantizer: None,
             config,
         })
     }
@@ -164,6 +167,7 @@ impl PictureEncoder {
             self.wanted = Wanted::Any;
         }
         self.next += 1;
+        self.quantizer = frame.quantizer;
         let distance = frame.refers_to.map_or(0, |earlier| frame.number - earlier);
         Ok(Some(EncodedPicture {
             time: picture.time,
@@ -348,6 +352,11 @@ impl PictureEncoder {
     /// The number that the next frame will have.
     pub const fn next_frame(&self) -> FrameNumber {
         self.next
+    }
+
+    /// The quantizer of the newest frame, 0 (fine) to 51 (coarse): its first slice's.
+    pub const fn quantizer(&self) -> Option<u8> {
+        self.quantizer
     }
 
     /// The size that pictures must have now.

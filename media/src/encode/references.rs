@@ -28,6 +28,8 @@ pub(super) struct Frame {
     pub(super) refers_to: Option<FrameNumber>,
     /// Parameter sets stand before it.
     pub(super) parameter_sets: bool,
+    /// The quantizer that its first slice begins with.
+    pub(super) quantizer: Option<u8>,
 }
 
 /// The references of a stream so far.
@@ -102,6 +104,7 @@ impl References {
             long_term: header.long_term.is_some(),
             refers_to: self.referred(header, range),
             parameter_sets,
+            quantizer: header.quantizer,
         };
         if let Some((back, index)) = header.moved {
             let moved = self.short_term(header.frame_num, back, range);

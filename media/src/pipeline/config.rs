@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::StreamId;
 use crate::capture::{AudioSpec, VideoSpec};
 use crate::playback::{AudioSinkSpec, VideoSinkSpec};
 use crate::voice::VoiceConfig;
+use crate::{PictureSize, StreamId};
 
 /// How a call begins. The default sends and plays nothing.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The camera, or what stands for it.
     pub camera: VideoSpec,
+    /// What the camera is asked for; 1280×720 unless said. It gives what it has that is nearest.
+    pub camera_size: Option<PictureSize>,
     /// The screen to share.
     pub screen: VideoSpec,
     /// What the screen shows is mostly text: it gets the larger share.
@@ -41,6 +43,8 @@ pub struct Config {
     pub start_bits_per_sec: u64,
     /// Numbers are drawn on top of a film's pictures, to measure by ([`crate::capture::stamp`]).
     pub stamped: bool,
+    /// What comes is what was sent: numbers are drawn, and the latency of pictures is measured by them.
+    pub loopback: bool,
     /// Pictures may wait for up to three frame intervals to be shown evenly.
     pub smooth: bool,
     /// Writes down what passes when, into this folder ([`crate::measure`]); numbers are drawn then as well.
@@ -51,6 +55,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             camera: VideoSpec::None,
+            camera_size: None,
             screen: VideoSpec::None,
             screen_text: true,
             microphone: AudioSpec::None,
@@ -61,13 +66,26 @@ impl Default for Config {
             voice: VoiceConfig::default(),
             muted: false,
             video_cap_bits_per_sec: 2_500_000,
-            audio_bits_per_sec: 32_000,
+            audio_bits_per_sec: 48_000,
             start_bits_per_sec: 600_000,
             stamped: false,
+            loopback: false,
             smooth: false,
             measure: None,
         }
     }
+}
+
+/// How loud a call is at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Levels {
+    /// Our sound as it is sent, dBFS (RMS of 10 ms); -100 is silence.
+    pub ours_dbfs: f32,
+    /// Somebody speaks here.
+    pub speaks: bool,
+    /// The other side's sound as it is played, dBFS, likewise.
+    pub theirs_dbfs: f32,
 }
 
 /// Why a call's media cannot begin. A device that is missing is no reason: the call goes on without it, and

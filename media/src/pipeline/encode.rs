@@ -7,7 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::config::{Device, Event};
-use super::shared::{Clock, Events, GLANCE, Inbox, Message, Meter, Switches, VideoControl, lock};
+use super::flight::Flight;
+use super::shared::{
+    Clock, CodecCounts, Events, GLANCE, Inbox, Message, Meter, Switches, VideoControl, lock,
+};
+use super::stamps::Stamps;
 use crate::call::EncoderOrder;
 use crate::capture::{Content as Shown, PictureOptions, PictureSource, VideoSpec, open_pictures};
 use crate::convert::{Fit, Scaler};
@@ -32,9 +36,20 @@ pub(super) struct VideoOut {
     pub(super) clock: Clock,
     pub(super) wished: PictureSize,
     pub(super) stamped: bool,
+    pub(super) stamps: Option<Arc<Stamps>>,
+    pub(super) counts: Arc<CodecCounts>,
     pub(super) measure: Option<Measure>,
     pub(super) scale: Arc<Meter>,
     pub(super) encode: Arc<Meter>,
+}
+
+/// How long a screen's thread waits for a picture while a key frame keeps it from encoding the last one.
+const GLANCE_WAITING: Duration = Duration::from_millis(20);
+
+/// What came of a picture.
+enum Made {
+    Frame { key: bool },
+    Nothing,
 }
 
 /// The encoder and what it was told.
@@ -68,11 +83,16 @@ impl VideoOut {
                         Some(measure) => measure.pictures_sent(source),
                         None => source,
                     };
+                    let begun = Instant::now();
                     self.stream(source, generation, &mut next);
                     self.inbox.send(Message::Source {
                         stream: self.stream,
                         size: None,
                     });
+                    if begun.elapsed() < RETRY {
+                        // One that is lost as soon as it is opened is not opened all the time.
+                        self.wait(generation, true);
+                    }
                 }
                 Err(error) => {
                     let text = error.to_string();
@@ -118,10 +138,22 @@ impl VideoOut {
             Shown::Detail => Content::Screen,
         };
         let mut due = Instant::now();
+        let mut flight = (content == Content::Screen).then(Flight::default);
+        // The newest picture that was not encoded, or only at half its size: still screens give no other.
+        let mut kept: Option<Picture> = None;
         while !self.switches.stopped() && !self.idle() && self.control.source().0 == generation {
-            let picture = match source.next(GLANCE) {
+            let patience = if kept.is_some() {
+                GLANCE_WAITING
+            } else {
+                GLANCE
+            };
+            let picture = match source.next(patience) {
+                // One that is kept is older.
                 Ok(Some(picture)) => picture,
-                Ok(None) => continue,
+                Ok(None) => match kept.take() {
+                    Some(picture) => self.now(picture),
+                    None => continue,
+                },
                 Err(error) => {
                     self.events.lost(self.device, error);
                     return;
@@ -133,8 +165,9 @@ impl VideoOut {
                 self.announce(size);
             }
             let order = lock(&self.control.wishes).order;
-            let Some(order) = order.filter(|order| order.bits_per_sec > 0) else {
+            let Some(mut order) = order.filter(|order| order.bits_per_sec > 0) else {
                 self.inbox.offer(Message::Skipped(self.stream));
+                kept = flight.is_some().then_some(picture);
                 continue;
             };
             let wanted = order.frames_per_sec as f32;
@@ -142,16 +175,46 @@ impl VideoOut {
                 rate = wanted;
                 source.limit(wanted);
             }
-            if self.control.skip.load(Ordering::Acquire) || !take(&mut due, order.frames_per_sec) {
+            if self.waits(flight.as_mut())
+                || self.control.skip.load(Ordering::Acquire)
+                || !take(&mut due, order.frames_per_sec)
+            {
                 self.encode.drop_one();
                 self.inbox.offer(Message::Skipped(self.stream));
+                kept = flight.is_some().then_some(picture);
                 continue;
             }
-            let picture = self.resize(&mut scaler, picture, order.size);
-            if !self.encode(&mut encoding, &picture, order, content, next) {
-                return;
+            let native = order.size;
+            order.size = flight.as_ref().map_or(native, |flight| flight.size(native));
+            let scaled = self.resize(&mut scaler, &picture, order.size);
+            let small = scaled.as_ref().unwrap_or(&picture);
+            match self.encode(&mut encoding, small, order, content, next) {
+                Some(Made::Frame { key }) => {
+                    if let Some(flight) = &mut flight {
+                        flight.on_encoded(Instant::now(), next.saturating_sub(1), key);
+                    }
+                }
+                Some(Made::Nothing) => {}
+                None => return,
             }
+            kept = (order.size != native).then_some(picture);
         }
+    }
+
+    /// A picture that is still what is to be seen.
+    fn now(&self, mut picture: Picture) -> Picture {
+        picture.time = self.clock.capture.video(Instant::now());
+        picture
+    }
+
+    /// Whether a key frame is on its way that everything must wait for. What the other side asks for does not.
+    fn waits(&self, flight: Option<&mut Flight>) -> bool {
+        let Some(flight) = flight else { return false };
+        let wishes = lock(&self.control.wishes);
+        if let Some(frame) = wishes.reached {
+            flight.on_reached(frame);
+        }
+        !wishes.key && flight.is_waiting(Instant::now())
     }
 
     fn announce(&self, size: PictureSize) {
@@ -161,19 +224,20 @@ impl VideoOut {
         });
     }
 
-    fn resize(&self, scaler: &mut Scaler, picture: Picture, size: PictureSize) -> Picture {
+    /// The picture in another size; `None` where it has that already.
+    fn resize(&self, scaler: &mut Scaler, picture: &Picture, size: PictureSize) -> Option<Picture> {
         let began = Instant::now();
-        let age = began.saturating_duration_since(self.clock.picture(picture.time, began));
-        let picture = if picture.size() == size {
-            picture
-        } else {
-            scaler.scale(&picture, size, Fit::Letterbox)
-        };
+        let captured_at = self.clock.picture(picture.time, began);
+        if let Some(stamps) = &self.stamps {
+            stamps.on_captured(picture, captured_at);
+        }
+        let scaled = (picture.size() != size).then(|| scaler.scale(picture, size, Fit::Letterbox));
+        let age = began.saturating_duration_since(captured_at);
         self.scale.pass(began.elapsed(), age);
-        picture
+        scaled
     }
 
-    /// False when nothing can be encoded, or nobody listens any more.
+    /// `None` when nothing can be encoded, or nobody listens any more.
     fn encode(
         &self,
         encoding: &mut Option<Encoding>,
@@ -181,16 +245,14 @@ impl VideoOut {
         order: EncoderOrder,
         content: Content,
         next: &mut FrameNumber,
-    ) -> bool {
+    ) -> Option<Made> {
         let began = Instant::now();
         let captured_at = self.clock.picture(picture.time, began);
         if let Err(error) = prepare(encoding, order, content, *next) {
             self.events.lost(self.device, error);
-            return false;
+            return None;
         }
-        let Some(Encoding { encoder, .. }) = encoding else {
-            return false;
-        };
+        let Encoding { encoder, .. } = encoding.as_mut()?;
         {
             let mut wishes = lock(&self.control.wishes);
             if let Some(frame) = wishes.reached.take() {
@@ -206,24 +268,29 @@ impl VideoOut {
         let encoded = match encoder.encode(picture) {
             Ok(Some(encoded)) => encoded,
             Ok(None) => {
+                self.counts.left_out.fetch_add(1, Ordering::Relaxed);
                 self.inbox.offer(Message::Skipped(self.stream));
-                return true;
+                return Some(Made::Nothing);
             }
             Err(error) => {
                 // The next one will be a key frame; if the library is broken for good, the call says so once.
                 tracing::warn!(%error, "picture not encoded");
                 *encoding = None;
-                return true;
+                return Some(Made::Nothing);
             }
         };
         *next = encoder.next_frame();
+        CodecCounts::add(&self.counts.qp_encoded, encoder.quantizer());
+        *lock(&self.control.encoded) = Some(picture.size());
+        let key = encoded.key;
         let age = began.saturating_duration_since(captured_at);
         self.encode.pass(began.elapsed(), age);
-        self.inbox.send(Message::Picture {
+        let told = self.inbox.send(Message::Picture {
             stream: self.stream,
             picture: encoded,
             captured_at,
-        })
+        });
+        told.then_some(Made::Frame { key })
     }
 }
 

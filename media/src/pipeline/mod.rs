@@ -7,13 +7,15 @@
 
 mod config;
 mod encode;
+mod flight;
 mod net;
 mod shared;
 mod show;
 mod sound;
+mod stamps;
 mod tap;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
@@ -21,14 +23,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rand::RngExt;
+use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 
 use self::net::{Net, Stream};
 use self::shared::{
-    Clock, Events, INBOX_MESSAGES, Inbox, Message, Meter, SoundControl, Switches, VideoControl,
-    lock,
+    Clock, CodecCounts, Events, INBOX_MESSAGES, Inbox, Message, Meter, SoundControl, Switches,
+    VideoControl, lock,
 };
 use self::show::{Decoding, ShelfHandle, Showing};
-use self::sound::{Microphone, Speaker};
+use self::sound::{Microphone, Played, Speaker, Spoken};
+use self::stamps::Stamps;
 use crate::call::{self, Call};
 use crate::capture::{AudioSpec, VideoSpec};
 use crate::measure::Measure;
@@ -37,7 +41,7 @@ use crate::stats::{Snapshot, Summary};
 use crate::voice::VoiceConfig;
 use crate::{AudioTime, CAMERA, PictureSize, SCREEN, StreamId, Transport, VideoTime};
 
-pub use self::config::{Config, Device, Event, PipelineError};
+pub use self::config::{Config, Device, Event, Levels, PipelineError};
 
 /// Events that wait to be read.
 const EVENTS: usize = 256;
@@ -47,7 +51,10 @@ const HEARD_QUEUE: usize = 100;
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 /// How long [`Pipeline::stats`] waits for an answer.
 const STATS_WITHIN: Duration = Duration::from_millis(500);
-/// What a camera is asked for.
+/// Priority of the threads that sound waits for, 0 to 99: above those of codecs and transfers, below what
+/// systems keep for themselves (niceness -10 on Linux).
+const URGENT: u8 = 75;
+/// What a camera is asked for unless it is said.
 const WISHED_SIZE: (u32, u32) = (1_280, 720);
 /// From so many processors up, 1080p may be sent: encoding it both ways takes half of two.
 const SPARE_CORES: usize = 4;
@@ -62,6 +69,10 @@ pub struct Pipeline {
     sound: Arc<SoundControl<AudioSpec>>,
     speaker: Arc<Mutex<(u64, AudioSinkSpec)>>,
     voice: Arc<Mutex<VoiceConfig>>,
+    spoken: Arc<Mutex<Spoken>>,
+    played: Arc<Mutex<Played>>,
+    /// The other side's camera and screen rest on purpose.
+    paused: [Arc<AtomicBool>; 2],
     events: Mutex<Option<Receiver<Event>>>,
     net: Option<JoinHandle<Snapshot>>,
     threads: Vec<JoinHandle<()>>,
@@ -79,6 +90,9 @@ struct Parts {
     threads: Vec<JoinHandle<()>>,
     meters: Vec<Arc<Meter>>,
     measure: Option<Measure>,
+    /// What comes is what was sent.
+    stamps: Option<Arc<Stamps>>,
+    paused: [Arc<AtomicBool>; 2],
 }
 
 impl Pipeline {
@@ -98,6 +112,7 @@ impl Pipeline {
         let speaker = Arc::new(Mutex::new((0, config.speaker.clone())));
         let voice = Arc::new(Mutex::new(config.voice));
         let measure = config.measure.as_deref().map(Measure::new).transpose();
+        let paused: [Arc<AtomicBool>; 2] = std::array::from_fn(|_| Arc::default());
         let mut parts = Parts {
             switches: Arc::default(),
             inbox: Inbox::new(to_net),
@@ -107,6 +122,8 @@ impl Pipeline {
             threads: Vec::new(),
             meters: Vec::new(),
             measure: measure.map_err(PipelineError::Measure)?,
+            stamps: config.loopback.then(Arc::default),
+            paused: paused.clone(),
             config,
         };
         let mut pipeline = Self {
@@ -117,6 +134,9 @@ impl Pipeline {
             sound: Arc::clone(&sound),
             speaker: Arc::clone(&speaker),
             voice: Arc::clone(&voice),
+            spoken: Arc::default(),
+            played: Arc::default(),
+            paused,
             events: Mutex::new(Some(events)),
             net: None,
             threads: Vec::new(),
@@ -176,6 +196,13 @@ impl Pipeline {
         *lock(&self.voice) = voice;
     }
 
+    /// Whether the other side sends its camera and its screen; a rest that is meant is no freeze.
+    pub fn set_remote(&self, camera: bool, screen: bool) {
+        for (paused, on) in self.paused.iter().zip([camera, screen]) {
+            paused.store(!on, Ordering::Release);
+        }
+    }
+
     /// The peer wants no more than this, bits a second. Its advice can only lower our own cap.
     pub fn set_peer_cap(&self, bits_per_sec: u64) {
         self.inbox.offer(Message::PeerCap(bits_per_sec));
@@ -196,6 +223,16 @@ impl Pipeline {
             *lock(&self.last) = snapshot;
         }
         lock(&self.last).clone()
+    }
+
+    /// How loud both sides are now. Cheap, and waits for nobody: a meter may ask many times a second.
+    pub fn levels(&self) -> Levels {
+        let spoken = *lock(&self.spoken);
+        Levels {
+            ours_dbfs: spoken.level_dbfs,
+            speaks: spoken.voice,
+            theirs_dbfs: lock(&self.played).level(),
+        }
     }
 
     /// What happens, from now on; to be taken once, `None` afterwards. At most 256 unread events are kept, later
@@ -238,6 +275,17 @@ impl Drop for Pipeline {
     }
 }
 
+/// Asks the system to let this thread go before others. Most let only some users have that, and a call works
+/// without.
+fn hurry(thread: &'static str) {
+    let wanted = ThreadPriorityValue::try_from(URGENT)
+        .map(ThreadPriority::Crossplatform)
+        .unwrap_or(ThreadPriority::Max);
+    if let Err(error) = set_current_thread_priority(wanted) {
+        tracing::debug!(thread, %error, "no priority for a thread of sound");
+    }
+}
+
 /// Whether the thread has ended by then.
 fn wait_for<T>(thread: &JoinHandle<T>, deadline: Instant) -> bool {
     while !thread.is_finished() {
@@ -270,6 +318,17 @@ impl Parts {
             .map_err(|source| PipelineError::Thread { name, source })
     }
 
+    /// The same for a thread that sound waits for: it goes before others where the system grants that.
+    fn spawn_urgent<T: Send + 'static>(
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<T>, PipelineError> {
+        Self::spawn(name, move || {
+            hurry(name);
+            work()
+        })
+    }
+
     fn meter(&mut self, name: &'static str) -> Arc<Meter> {
         let meter = Arc::new(Meter::new(name));
         self.meters.push(Arc::clone(&meter));
@@ -285,8 +344,8 @@ impl Parts {
     ) -> Result<JoinHandle<Snapshot>, PipelineError> {
         let camera = self.stream(CAMERA, Device::Camera, &pipeline.camera)?;
         let screen = self.stream(SCREEN, Device::Screen, &pipeline.screen)?;
-        let spoken = Arc::default();
-        let played = Arc::default();
+        let spoken = Arc::clone(&pipeline.spoken);
+        let played = Arc::clone(&pipeline.played);
         let echo = Arc::default();
         let (to_speaker, heard) = sync_channel(HEARD_QUEUE);
         let microphone = Microphone {
@@ -302,7 +361,7 @@ impl Parts {
             measure: self.measure.clone(),
         };
         self.threads
-            .push(Self::spawn("media-mic", move || microphone.run())?);
+            .push(Self::spawn_urgent("media-mic", move || microphone.run())?);
         let heard_meter = self.meter("sound in");
         let speaker = Speaker {
             control: Arc::clone(&pipeline.speaker),
@@ -316,7 +375,7 @@ impl Parts {
             measure: self.measure.clone(),
         };
         self.threads
-            .push(Self::spawn("media-speaker", move || speaker.run())?);
+            .push(Self::spawn_urgent("media-speaker", move || speaker.run())?);
         let tap = self.tap(recorder)?;
         let path = transport.path();
         let busy = self.meter("net");
@@ -340,7 +399,7 @@ impl Parts {
             send_errors: 0,
             busy,
         };
-        Self::spawn("media-net", move || net.run())
+        Self::spawn_urgent("media-net", move || net.run())
     }
 
     fn call_config(&self, path: crate::PathState) -> call::Config {
@@ -386,6 +445,8 @@ impl Parts {
         let encode = self.meter(name("encode camera", "encode screen"));
         let decode = self.meter(name("decode camera", "decode screen"));
         let shown = self.meter(name("show camera", "show screen"));
+        let counts: Arc<CodecCounts> = Arc::default();
+        let paused = Arc::clone(&self.paused[usize::from(!is_camera)]);
         let out = encode::VideoOut {
             stream,
             device,
@@ -394,9 +455,14 @@ impl Parts {
             inbox: self.inbox.clone(),
             events: self.events.clone(),
             clock: self.clock,
-            wished: PictureSize::within(WISHED_SIZE.0, WISHED_SIZE.1)
-                .map_err(|error| PipelineError::Codec(error.to_string()))?,
-            stamped: self.config.stamped || self.measure.is_some(),
+            wished: match self.config.camera_size {
+                Some(size) => size,
+                None => PictureSize::within(WISHED_SIZE.0, WISHED_SIZE.1)
+                    .map_err(|error| PipelineError::Codec(error.to_string()))?,
+            },
+            stamped: self.config.stamped || self.measure.is_some() || self.stamps.is_some(),
+            stamps: self.stamps.clone().filter(|_| is_camera),
+            counts: Arc::clone(&counts),
             measure: self.measure.clone().filter(|_| is_camera),
             scale,
             encode: Arc::clone(&encode),
@@ -411,6 +477,7 @@ impl Parts {
             switches: Arc::clone(&self.switches),
             inbox: self.inbox.clone(),
             meter: Arc::clone(&decode),
+            counts: Arc::clone(&counts),
             shelf: Arc::clone(&shelf),
         };
         self.threads
@@ -432,6 +499,8 @@ impl Parts {
             started: self.started,
             size: Arc::clone(&size),
             measure: self.measure.clone().filter(|_| is_camera),
+            stamps: self.stamps.clone().filter(|_| is_camera),
+            paused: Arc::clone(&paused),
         };
         self.threads
             .push(Self::spawn("media-show", move || showing.run())?);
@@ -443,6 +512,10 @@ impl Parts {
             decode,
             shown,
             size,
+            counts,
+            stamps: self.stamps.clone().filter(|_| is_camera),
+            paused,
+            paused_told: false,
         })
     }
 }

@@ -1,16 +1,17 @@
 //! The thread that owns the call: everything that is decided is decided here, in the order in which it comes.
 //! It waits for nobody; whoever feeds it waits for it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::config::Event;
 use super::shared::{
-    Events, GLANCE, Heard, Inbox, Message, Meter, SoundControl, VideoControl, lock,
+    CodecCounts, Events, GLANCE, Heard, Inbox, Message, Meter, SoundControl, VideoControl, lock,
 };
 use super::sound::{Played, Spoken};
+use super::stamps::Stamps;
 use super::tap::Tapped;
 use crate::call::{Call, Event as CallEvent, Input, Output, Subject};
 use crate::capture::{AudioSpec, VideoSpec};
@@ -20,6 +21,8 @@ use crate::{Budget, CAMERA, PathState, SCREEN, StreamId, Transport};
 
 /// How often the layer below is asked about the path and other traffic.
 const LOOK: Duration = Duration::from_millis(20);
+/// Of sound.
+const SAMPLES_PER_SEC: f64 = 48_000.0;
 /// Messages taken in one go before orders are carried out at most.
 const MESSAGES_AT_ONCE: usize = 64;
 
@@ -32,6 +35,11 @@ pub(super) struct Stream {
     pub(super) decode: Arc<Meter>,
     pub(super) shown: Arc<Meter>,
     pub(super) size: Arc<Mutex<(u32, u32)>>,
+    pub(super) counts: Arc<CodecCounts>,
+    pub(super) stamps: Option<Arc<Stamps>>,
+    /// The other side sends none on purpose, and whether the call knows.
+    pub(super) paused: Arc<AtomicBool>,
+    pub(super) paused_told: bool,
 }
 
 /// The thread's belongings.
@@ -169,6 +177,14 @@ impl Net {
             self.path = path;
             self.call.handle_input(now, Input::Path(path));
         }
+        for at in 0..self.streams.len() {
+            let stream = &mut self.streams[at];
+            let paused = stream.paused.load(Ordering::Acquire);
+            if std::mem::replace(&mut stream.paused_told, paused) != paused {
+                let input = Input::Paused(stream.stream, paused);
+                self.call.handle_input(now, input);
+            }
+        }
         let other = self.transport.other_traffic();
         self.call.handle_input(now, Input::Other(other));
         self.carry_out();
@@ -272,40 +288,8 @@ impl Net {
         let now = Instant::now();
         let mut snapshot = self.call.stats(now);
         snapshot.network.send_errors += self.send_errors;
-        let played = *lock(&self.played);
-        let stats = &played.stats;
-        let sound = &mut snapshot.sound_in;
-        sound.packets_repaired = stats.frames_from_copies + stats.frames_from_fec;
-        sound.packets_late = stats.frames_late;
-        sound.total_samples = stats.total_samples;
-        sound.concealed_samples = stats.concealed_samples;
-        sound.silent_concealed_samples = stats.silent_concealed_samples;
-        sound.concealment_events = stats.concealment_events;
-        sound.inserted_samples_for_deceleration = stats.inserted_samples_for_deceleration;
-        sound.removed_samples_for_acceleration = stats.removed_samples_for_acceleration;
-        sound.jitter_buffer_delay = stats.jitter_buffer_delay.as_secs_f64();
-        sound.jitter_buffer_emitted_count = stats.jitter_buffer_emitted_count;
-        sound.target_millis = played.target.as_secs_f64() * 1e3;
-        sound.underruns = played.underruns;
-        sound.level_dbfs = played.level_dbfs;
-        let spoken = *lock(&self.spoken);
-        snapshot.sound_out.level_dbfs = spoken.level_dbfs;
-        snapshot.sound_out.voice = spoken.voice;
-        snapshot.sound_out.muted = self.sound.muted.load(Ordering::Acquire);
-        for stream in &self.streams {
-            let id = stream.stream.0;
-            if let Some(out) = snapshot.video_out.iter_mut().find(|out| out.stream == id) {
-                out.encode = stream.encode.times();
-            }
-            if let Some(shown) = snapshot
-                .video_in
-                .iter_mut()
-                .find(|shown| shown.stream == id)
-            {
-                (shown.frame_width, shown.frame_height) = *lock(&stream.size);
-                shown.frames_shown = shown.frames_shown.max(stream.shown.passed());
-            }
-        }
+        self.fill_sound(&mut snapshot);
+        self.fill_pictures(&mut snapshot);
         snapshot.stages = self.meters.iter().map(|meter| meter.stage()).collect();
         let mut inbox = crate::stats::Stage {
             name: "inbox".to_owned(),
@@ -316,5 +300,76 @@ impl Net {
         inbox.passed = snapshot.network.packets_received + snapshot.network.packets_refused;
         snapshot.stages.push(inbox);
         snapshot
+    }
+
+    /// What the threads of sound know.
+    fn fill_sound(&self, snapshot: &mut Snapshot) {
+        let played = *lock(&self.played);
+        let stats = &played.stats;
+        let sound = &mut snapshot.sound_in;
+        sound.packets_repaired = stats.frames_from_copies + stats.frames_from_fec;
+        sound.fec_packets_received = stats.frames_from_fec;
+        sound.packets_lost = stats.frames_missing;
+        let whole = stats.frames_received + stats.frames_missing;
+        sound.loss_after_repair = stats.frames_missing as f64 / whole.max(1) as f64;
+        sound.packets_discarded = stats.frames_overflowed;
+        sound.decode_errors = stats.decode_errors;
+        sound.packets_late = stats.frames_late;
+        sound.total_samples = stats.total_samples;
+        sound.concealed_samples = stats.concealed_samples;
+        sound.silent_concealed_samples = stats.silent_concealed_samples;
+        sound.concealment_events = stats.concealment_events;
+        sound.inserted_samples_for_deceleration = stats.inserted_samples_for_deceleration;
+        sound.removed_samples_for_acceleration = stats.removed_samples_for_acceleration;
+        sound.jitter_buffer_delay = stats.jitter_buffer_delay.as_secs_f64();
+        sound.jitter_buffer_target_delay = stats.jitter_buffer_target_delay.as_secs_f64();
+        sound.jitter_buffer_minimum_delay = stats.jitter_buffer_minimum_delay.as_secs_f64();
+        sound.jitter_buffer_emitted_count = stats.jitter_buffer_emitted_count;
+        sound.target_millis = played.target.as_secs_f64() * 1e3;
+        sound.underruns = played.underruns;
+        sound.synthesized_samples_duration = played.made_up as f64 / SAMPLES_PER_SEC;
+        sound.total_playout_delay = played.playout_delay;
+        sound.total_playout_samples = stats.total_samples;
+        sound.level_dbfs = played.level();
+        sound.total_audio_energy = played.energy;
+        sound.total_samples_duration = stats.total_samples as f64 / SAMPLES_PER_SEC;
+        let spoken = *lock(&self.spoken);
+        let out = &mut snapshot.sound_out;
+        out.level_dbfs = spoken.level_dbfs;
+        out.total_audio_energy = spoken.energy;
+        out.total_samples_duration = spoken.duration;
+        out.voice = spoken.voice;
+        out.muted = self.sound.muted.load(Ordering::Acquire);
+    }
+
+    /// What the threads of pictures know.
+    fn fill_pictures(&self, snapshot: &mut Snapshot) {
+        for stream in &self.streams {
+            let id = stream.stream.0;
+            let counts = &stream.counts;
+            if let Some(out) = snapshot.video_out.iter_mut().find(|out| out.stream == id) {
+                out.encode = stream.encode.times();
+                out.total_encode_time = stream.encode.total().as_secs_f64();
+                out.qp_sum = counts.qp_encoded.load(Ordering::Relaxed);
+                out.frames_dropped_by_encoder = counts.left_out.load(Ordering::Relaxed);
+                if let Some(size) = *lock(&stream.control.encoded) {
+                    (out.frame_width, out.frame_height) = (size.width(), size.height());
+                }
+            }
+            let Some(shown) = snapshot
+                .video_in
+                .iter_mut()
+                .find(|shown| shown.stream == id)
+            else {
+                continue;
+            };
+            (shown.frame_width, shown.frame_height) = *lock(&stream.size);
+            shown.frames_shown = shown.frames_shown.max(stream.shown.passed());
+            shown.qp_sum = counts.qp_decoded.load(Ordering::Relaxed);
+            if let Some(latency) = stream.stamps.as_ref().and_then(|stamps| stamps.latency()) {
+                shown.latency = latency;
+                shown.latency_measured = true;
+            }
+        }
     }
 }

@@ -156,6 +156,8 @@ pub(super) struct VideoControl<S> {
     pub(super) on: AtomicBool,
     /// Where pictures come from; the number rises with each switch.
     pub(super) source: Mutex<(u64, S)>,
+    /// The size of the newest picture encoded.
+    pub(super) encoded: Mutex<Option<PictureSize>>,
 }
 
 impl<S: Clone> VideoControl<S> {
@@ -165,6 +167,7 @@ impl<S: Clone> VideoControl<S> {
             skip: AtomicBool::new(false),
             on: AtomicBool::new(true),
             source: Mutex::new((0, source)),
+            encoded: Mutex::default(),
         }
     }
 
@@ -248,6 +251,8 @@ pub(super) struct Meter {
     queue: AtomicUsize,
     times: Mutex<Window>,
     ages: Mutex<Window>,
+    /// All times, µs.
+    total: AtomicU64,
 }
 
 impl Meter {
@@ -259,12 +264,15 @@ impl Meter {
             queue: AtomicUsize::new(0),
             times: Mutex::default(),
             ages: Mutex::default(),
+            total: AtomicU64::new(0),
         }
     }
 
     /// Something went through, after waiting for `age`.
     pub(super) fn pass(&self, took: Duration, age: Duration) {
         self.passed.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.total.fetch_add(micros, Ordering::Relaxed);
         lock(&self.times).add_duration(took);
         lock(&self.ages).add_duration(age);
     }
@@ -293,6 +301,11 @@ impl Meter {
         self.passed.load(Ordering::Relaxed)
     }
 
+    /// All times in it, summed up.
+    pub(super) fn total(&self) -> Duration {
+        Duration::from_micros(self.total.load(Ordering::Relaxed))
+    }
+
     pub(super) fn times(&self) -> crate::stats::Percentiles {
         lock(&self.times).percentiles()
     }
@@ -306,6 +319,23 @@ impl Meter {
             dropped: self.dropped.load(Ordering::Relaxed),
             time: self.times(),
         }
+    }
+}
+
+/// What the codecs of a stream of pictures tell of their work.
+#[derive(Debug, Default)]
+pub(super) struct CodecCounts {
+    /// Quantizers of the pictures encoded, summed up.
+    pub(super) qp_encoded: AtomicU64,
+    /// The same of those decoded.
+    pub(super) qp_decoded: AtomicU64,
+    /// Pictures that the encoder left out by itself.
+    pub(super) left_out: AtomicU64,
+}
+
+impl CodecCounts {
+    pub(super) fn add(sum: &AtomicU64, quantizer: Option<u8>) {
+        sum.fetch_add(u64::from(quantizer.unwrap_or(0)), Ordering::Relaxed);
     }
 }
 

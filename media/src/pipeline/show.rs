@@ -2,12 +2,14 @@
 //! picture at its time. A picture that waits when a newer one is due is left out.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use super::config::{Device, Event};
-use super::shared::{Events, GLANCE, Inbox, Message, Meter, Switches, lock};
+use super::shared::{CodecCounts, Events, GLANCE, Inbox, Message, Meter, Switches, lock};
+use super::stamps::Stamps;
 use crate::decode::{AccessUnit, PictureDecoder};
 use crate::jitter::CompleteFrame;
 use crate::measure::Measure;
@@ -47,6 +49,7 @@ pub(super) struct Decoding {
     pub(super) switches: Arc<Switches>,
     pub(super) inbox: Inbox,
     pub(super) meter: Arc<Meter>,
+    pub(super) counts: Arc<CodecCounts>,
     pub(super) shelf: Arc<ShelfHandle>,
 }
 
@@ -87,6 +90,10 @@ impl Decoding {
             let took = began.elapsed();
             let age = began.saturating_duration_since(frame.completed_at);
             self.meter.pass(took, age);
+            if picture.is_some() {
+                let quantizer = decoder.as_ref().and_then(PictureDecoder::quantizer);
+                CodecCounts::add(&self.counts.qp_decoded, quantizer);
+            }
             let told = self.inbox.send(Message::Decoded {
                 stream: self.stream,
                 frame: number,
@@ -162,6 +169,9 @@ pub(super) struct Showing {
     pub(super) started: Instant,
     pub(super) size: Arc<Mutex<(u32, u32)>>,
     pub(super) measure: Option<Measure>,
+    pub(super) stamps: Option<Arc<Stamps>>,
+    /// The other side sends none on purpose.
+    pub(super) paused: Arc<AtomicBool>,
 }
 
 impl Showing {
@@ -172,7 +182,7 @@ impl Showing {
         let mut first = true;
         while !self.switches.stopped() {
             let Some(ready) = self.take() else {
-                if self.switches.held() {
+                if self.rests() {
                     freezes.pause();
                 }
                 continue;
@@ -188,6 +198,9 @@ impl Showing {
             let age = began.saturating_duration_since(ready.decoded_at);
             self.meter.pass(began.elapsed(), age);
             self.trace(&ready, began);
+            if let Some(stamps) = &self.stamps {
+                stamps.on_shown(&ready.picture, began);
+            }
             if std::mem::take(&mut first) {
                 self.events.tell(Event::FirstPicture {
                     stream: self.stream,
@@ -209,6 +222,11 @@ impl Showing {
                 return;
             }
         }
+    }
+
+    /// Whether it is meant that nothing comes.
+    fn rests(&self) -> bool {
+        self.switches.held() || self.paused.load(Ordering::Acquire)
     }
 
     fn open(&self) -> Option<Box<dyn PictureSink>> {

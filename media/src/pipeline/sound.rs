@@ -16,7 +16,9 @@ use crate::decode::OpusDecoder;
 use crate::encode::{Redundancy, SoundConfig, SoundEncoder};
 use crate::jitter::{AudioBuffer, AudioStats, PULL_SAMPLES};
 use crate::measure::Measure;
-use crate::playback::{AudioSinkSpec, EchoReference, SoundSink, open_sound as open_speaker};
+use crate::playback::{
+    AudioSinkSpec, EchoReference, SoundCounts, SoundSink, open_sound as open_speaker,
+};
 use crate::voice::{Level, VoiceConfig, VoiceDetector, VoiceProcessor};
 use crate::{AudioTime, Samples};
 
@@ -28,12 +30,25 @@ const BLOCKS_PER_STATE: u32 = 2;
 const MESSAGES_AT_ONCE: usize = 128;
 /// Level of silence.
 const SILENCE_DBFS: f32 = -100.0;
+/// Length of a block, seconds.
+const BLOCK_SECONDS: f64 = 0.01;
+
+/// What a block of this level adds to the energy of sound (webrtc-stats, `totalAudioEnergy`).
+fn energy(level_dbfs: f32) -> f64 {
+    if level_dbfs <= SILENCE_DBFS {
+        return 0.0;
+    }
+    10f64.powf(f64::from(level_dbfs) / 10.0) * BLOCK_SECONDS
+}
 
 /// What is known of the sound that goes out, for statistics.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spoken {
     pub(super) level_dbfs: f32,
     pub(super) voice: bool,
+    /// Squares of levels times seconds, and these seconds.
+    pub(super) energy: f64,
+    pub(super) duration: f64,
 }
 
 impl Default for Spoken {
@@ -41,6 +56,8 @@ impl Default for Spoken {
         Self {
             level_dbfs: SILENCE_DBFS,
             voice: false,
+            energy: 0.0,
+            duration: 0.0,
         }
     }
 }
@@ -87,9 +104,14 @@ impl Microphone {
                         Some(measure) => measure.sound_said(source),
                         None => source,
                     };
+                    let begun = Instant::now();
                     self.inbox.send(Message::SoundOn(true));
                     self.listen(source, generation, &mut encoder);
                     self.inbox.send(Message::SoundOn(false));
+                    if begun.elapsed() < RETRY {
+                        // One that is lost as soon as it is opened is not opened all the time.
+                        self.wait(generation, true);
+                    }
                 }
                 Err(error) => {
                     let text = error.to_string();
@@ -188,10 +210,10 @@ impl Microphone {
         if spoken.voice != speaks {
             self.events.tell(Event::LocalVoice(speaks));
         }
-        *spoken = Spoken {
-            level_dbfs: if silent { SILENCE_DBFS } else { level.rms_dbfs },
-            voice: speaks,
-        };
+        spoken.level_dbfs = if silent { SILENCE_DBFS } else { level.rms_dbfs };
+        spoken.voice = speaks;
+        spoken.energy += energy(spoken.level_dbfs);
+        spoken.duration += BLOCK_SECONDS;
         speaks
     }
 
@@ -286,6 +308,23 @@ pub(super) struct Played {
     pub(super) target: Duration,
     pub(super) level_dbfs: f32,
     pub(super) underruns: u64,
+    /// Samples made up for these.
+    pub(super) made_up: u64,
+    /// Squares of levels times seconds.
+    pub(super) energy: f64,
+    /// Waiting for the loudspeaker, summed up over samples, seconds.
+    pub(super) playout_delay: f64,
+}
+
+impl Played {
+    /// How loud it is now, dBFS; silence before anything was played.
+    pub(super) fn level(&self) -> f32 {
+        if self.stats.total_samples == 0 {
+            SILENCE_DBFS
+        } else {
+            self.level_dbfs
+        }
+    }
 }
 
 /// Sound that comes in.
@@ -312,48 +351,76 @@ impl Speaker {
                 return;
             }
         };
+        let (mut said, mut rest) = (None, None);
         while !self.switches.stopped() {
             let (generation, spec) = lock(&self.control).clone();
-            let sink = match open_speaker(&spec) {
-                Ok(sink) => {
-                    self.events.tell(Event::DeviceOpened {
-                        device: Device::Speaker,
-                        name: spec.to_string(),
-                    });
-                    sink
-                }
-                Err(error) => {
-                    self.events.lost(Device::Speaker, error);
-                    // The other side's sound goes nowhere, at the right speed, until another is chosen.
-                    Box::new(crate::playback::NullSink::new())
-                }
+            let begun = Instant::now();
+            let (sink, again) = if rest == Some(generation) {
+                (None, true)
+            } else {
+                self.open(&spec, &mut said)
             };
+            // Without a loudspeaker the other side's sound goes nowhere, at the right speed, until there is one
+            // again or another is chosen.
+            let until = (sink.is_none() && again).then(|| begun + RETRY);
+            let sink = sink.unwrap_or_else(|| Box::new(crate::playback::NullSink::new()));
             let sink = match &self.measure {
                 Some(measure) => measure.sound_heard(sink),
                 None => sink,
             };
-            self.play(sink, generation, &mut buffer, &mut decoder);
+            let lost = self.play(sink, (generation, until), &mut buffer, &mut decoder);
+            // One that is lost as soon as it is opened is not opened all the time.
+            rest = (lost && begun.elapsed() < RETRY).then_some(generation);
         }
     }
 
+    /// The loudspeaker, or whether it may be there later; the same reason is told once.
+    fn open(
+        &self,
+        spec: &AudioSinkSpec,
+        said: &mut Option<String>,
+    ) -> (Option<Box<dyn SoundSink>>, bool) {
+        match open_speaker(spec) {
+            Ok(sink) => {
+                *said = None;
+                self.events.tell(Event::DeviceOpened {
+                    device: Device::Speaker,
+                    name: spec.to_string(),
+                });
+                (Some(sink), true)
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if said.as_ref() != Some(&text) {
+                    self.events.lost(Device::Speaker, &text);
+                    *said = Some(text);
+                }
+                (None, error.may_pass())
+            }
+        }
+    }
+
+    /// Plays until something else is to be played on; whether the device was lost.
     fn play(
         &self,
         mut sink: Box<dyn SoundSink>,
-        generation: u64,
+        (generation, until): (u64, Option<Instant>),
         buffer: &mut AudioBuffer,
         decoder: &mut OpusDecoder,
-    ) {
+    ) -> bool {
         *lock(&self.echo) = sink.take_reference();
         let mut out = [0.0; PULL_SAMPLES];
         let mut blocks = 0u32;
-        let mut before = 0;
-        while !self.switches.stopped() && lock(&self.control).0 == generation {
+        let mut before = SoundCounts::default();
+        while !self.switches.stopped()
+            && lock(&self.control).0 == generation
+            && until.is_none_or(|until| Instant::now() < until)
+        {
             let wanted = match sink.wait(GLANCE) {
                 Ok(wanted) => wanted,
                 Err(error) => {
                     self.events.lost(Device::Speaker, error);
-                    self.retry(generation, buffer);
-                    return;
+                    return true;
                 }
             };
             self.take(buffer);
@@ -367,8 +434,7 @@ impl Speaker {
             }
             if let Err(error) = sink.write(&out) {
                 self.events.lost(Device::Speaker, error);
-                self.retry(generation, buffer);
-                return;
+                return true;
             }
             let level = sink.level();
             self.meter.pass(began.elapsed(), level);
@@ -381,9 +447,13 @@ impl Speaker {
             played.stats = *buffer.stats();
             played.target = buffer.target();
             played.level_dbfs = Level::of(&out[..]).rms_dbfs;
-            played.underruns += counts.underruns.saturating_sub(before);
-            before = counts.underruns;
+            played.energy += energy(played.level_dbfs);
+            played.playout_delay += level.as_secs_f64() * PULL_SAMPLES as f64;
+            played.underruns += counts.underruns.saturating_sub(before.underruns);
+            played.made_up += counts.made_up.saturating_sub(before.made_up);
+            before = counts;
         }
+        false
     }
 
     /// What came from the call since the last look.
@@ -410,17 +480,5 @@ impl Speaker {
             progress: buffer.progress(),
             playing: buffer.playing_time().map(|time| (time, at)),
         }));
-    }
-
-    /// A second without a loudspeaker: what comes meanwhile is too old afterwards.
-    fn retry(&self, generation: u64, buffer: &mut AudioBuffer) {
-        let until = Instant::now() + RETRY;
-        while Instant::now() < until
-            && !self.switches.stopped()
-            && lock(&self.control).0 == generation
-        {
-            self.take(buffer);
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }

@@ -146,6 +146,16 @@ impl Ladder {
         self.halved = slow;
     }
 
+    /// Whether pictures are as large as the source and this machine allow.
+    pub fn is_highest(&self) -> bool {
+        self.rung.is_some_and(|rung| rung <= self.highest())
+    }
+
+    /// Whether the frame rate is halved for who cannot keep up.
+    pub const fn is_halved(&self) -> bool {
+        self.halved
+    }
+
     /// The rung now; `None`: the picture is off.
     pub fn step(&self) -> Option<Step> {
         self.rung.map(|rung| self.step_of(rung))

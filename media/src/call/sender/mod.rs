@@ -61,7 +61,11 @@ struct Counters {
     reports_received: u64,
     audio_bytes: u64,
     video_bytes: u64,
+    resent_packets: u64,
     resent_bytes: u64,
+    parity_packets: u64,
+    round_trips: u64,
+    round_trip_total: Duration,
     parity_bytes: u64,
     probe_bytes: u64,
     too_large: u64,
@@ -176,7 +180,7 @@ impl Sender {
 
     pub(super) fn stream_off(&mut self, now: Instant, stream: StreamId) {
         if let Some(video) = self.video.iter_mut().find(|video| video.stream == stream) {
-            video.on = false;
+            video.stop(now);
             self.resend.abandon_before(stream, video.next);
         }
         if self.video.iter().all(|video| !video.on) {

@@ -16,6 +16,14 @@ impl Sender {
         network.path_epoch = self.path.epoch;
         network.round_trip_millis = millis(rate.round_trip);
         network.min_round_trip_millis = millis(rate.min_round_trip);
+        network.total_round_trip_time = self.counters.round_trip_total.as_secs_f64();
+        network.round_trip_time_measurements = self.counters.round_trips;
+        network.jitter_out_millis = millis(rate.jitter);
+        network.burst_capacity_bits_per_sec = rate.burst_capacity_bits_per_sec;
+        network.probes_sent = rate.probes;
+        network.probes_taken = rate.probes_taken;
+        network.decreases = rate.decreases;
+        network.cliffs = rate.cliffs;
         network.estimate_bits_per_sec = rate.estimate_bits_per_sec;
         network.acknowledged_bits_per_sec = rate.acked_bits_per_sec;
         network.mode = format!("{:?}", rate.mode).to_lowercase();
@@ -29,7 +37,9 @@ impl Sender {
         network.reports_received = self.counters.reports_received;
         network.audio_bytes = self.counters.audio_bytes;
         network.video_bytes = self.counters.video_bytes;
+        network.resent_packets = self.counters.resent_packets;
         network.resent_bytes = self.counters.resent_bytes;
+        network.parity_packets = self.counters.parity_packets;
         network.parity_bytes = self.counters.parity_bytes;
         network.probe_bytes = self.counters.probe_bytes;
         network.pacer_drops =
@@ -66,6 +76,10 @@ fn video_out(now: Instant, video: &VideoOut) -> VideoOutStats {
         frame_height: told.map_or(0, |told| told.size.height()),
         frames_per_second: video.frames_per_sec(now),
         ladder_steps: video.counters.steps,
+        quality_limitation_reason: video.limits.limit(),
+        quality_limitation_durations: video.limits.durations(now),
+        encoded_bytes: video.counters.bytes,
+        huge_frames_sent: video.counters.huge,
         ..VideoOutStats::default()
     }
 }

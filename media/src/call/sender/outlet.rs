@@ -164,11 +164,13 @@ impl Sender {
         self.wire_rate.add(now, packet.wire_bytes as usize);
         match body {
             Body::Video(video) if video.attempt > 0 => {
+                self.counters.resent_packets += 1;
                 self.counters.resent_bytes += wire;
                 self.policy.on_sent(now, 0, wire);
             }
             Body::Video(_) => self.policy.on_sent(now, wire, 0),
             Body::Parity(_) => {
+                self.counters.parity_packets += 1;
                 self.counters.parity_bytes += wire;
                 self.policy.on_sent(now, 0, wire);
             }

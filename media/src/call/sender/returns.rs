@@ -25,6 +25,8 @@ impl Sender {
         };
         self.counters.reports_received += 1;
         self.estimator.on_feedback(now, &feedback);
+        self.counters.round_trips += 1;
+        self.counters.round_trip_total += self.estimator.round_trip();
         self.on_outcomes(now, &feedback.outcomes);
         self.update_policy(now);
         for stream in &feedback.streams {

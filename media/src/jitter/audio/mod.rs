@@ -113,6 +113,8 @@ pub struct AudioStats {
     pub jitter_buffer_emitted_count: u64,
     /// The target at each of these samples, summed up.
     pub jitter_buffer_target_delay: Duration,
+    /// The same without what waits for the pictures.
+    pub jitter_buffer_minimum_delay: Duration,
     /// Frames that came, copies that were not needed apart.
     pub frames_received: u64,
     /// Frames that a copy brought.

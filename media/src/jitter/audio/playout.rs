@@ -201,7 +201,9 @@ impl AudioBuffer {
         let count = samples as u32;
         self.stats.jitter_buffer_delay += waited * count;
         self.stats.jitter_buffer_emitted_count += u64::from(count);
-        self.stats.jitter_buffer_target_delay += self.target() * count;
+        let target = self.target();
+        self.stats.jitter_buffer_target_delay += target * count;
+        self.stats.jitter_buffer_minimum_delay += target.saturating_sub(self.sync_delay) * count;
     }
 
     /// Nothing waits at all.
