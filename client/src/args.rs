@@ -102,6 +102,8 @@ pub enum Action {
     Call(CallArgs),
     /// Stay, and answer calls
     Answer(AnswerArgs),
+    /// See or change the call that runs, from another terminal or a script
+    InCall(InCallArgs),
     /// Show past and missed calls
     Calls {
         /// Only those that nobody here answered
@@ -236,10 +238,9 @@ pub struct MediaArgs {
     #[arg(
         long,
         value_name = "SOURCE",
-        default_value = "camera",
-        help = "Our picture: camera[:NAME], pattern[:WxH@FPS], FILE.y4m, screen, window:TITLE or none"
+        help = "Our picture: camera[:NAME], pattern[:WxH@FPS], FILE.y4m, screen, window:TITLE or none [default: camera]"
     )]
-    pub video: String,
+    pub video: Option<String>,
     /// Share a screen as well
     #[arg(
         long,
@@ -251,18 +252,16 @@ pub struct MediaArgs {
     #[arg(
         long,
         value_name = "SOURCE",
-        default_value = "microphone",
-        help = "Our sound: microphone[:NAME], tone[:HERTZ], FILE.wav or none"
+        help = "Our sound: microphone[:NAME], tone[:HERTZ], FILE.wav or none [default: microphone]"
     )]
-    pub audio: String,
+    pub audio: Option<String>,
     /// Where the other side is heard
     #[arg(
         long,
         value_name = "SINK",
-        default_value = "speaker",
-        help = "Where the other side is heard: speaker[:NAME], FILE.wav or none"
+        help = "Where the other side is heard: speaker[:NAME], FILE.wav or none [default: speaker]"
     )]
-    pub speaker: String,
+    pub speaker: Option<String>,
     /// Record the other side, as MP4
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -278,9 +277,15 @@ pub struct MediaArgs {
     /// Pictures take at most this, 1000 bits a second
     #[arg(long, value_name = "KILOBITS", value_parser = clap::value_parser!(u32).range(50..=100_000))]
     pub max_rate: Option<u32>,
-    /// Print the numbers of each second
-    #[arg(long)]
-    pub stats: bool,
+    /// The other side is asked for at most this, 1000 bits a second
+    #[arg(long, value_name = "KILOBITS", value_parser = clap::value_parser!(u32).range(50..=100_000))]
+    pub max_rate_in: Option<u32>,
+    /// What the camera is asked for, such as 640x360
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<String>,
+    /// Print the numbers of each second; with =FILE write all of them there, as JSON, one object a line
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub stats: Option<Option<PathBuf>>,
     /// Hang up after so long
     #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub for_seconds: Option<u64>,
@@ -323,6 +328,47 @@ pub struct AnswerArgs {
     /// Picture and sound.
     #[command(flatten)]
     pub media: MediaArgs,
+}
+
+/// A switch of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
+}
+
+/// `in-call`.
+#[derive(Debug, Args)]
+pub struct InCallArgs {
+    /// The microphone is muted, or no longer
+    #[arg(long, value_enum)]
+    pub mute: Option<Switch>,
+    /// The camera is on, or off
+    #[arg(long, value_enum)]
+    pub camera: Option<Switch>,
+    /// The call rests, or goes on
+    #[arg(long, value_enum)]
+    pub hold: Option<Switch>,
+    /// Another picture instead of the camera, as `call --video`
+    #[arg(long, value_name = "SOURCE")]
+    pub video: Option<String>,
+    /// Share a screen or window, as `call --screen`; none ends that
+    #[arg(long, value_name = "SOURCE")]
+    pub screen: Option<String>,
+    /// Another sound, as `call --audio`
+    #[arg(long, value_name = "SOURCE")]
+    pub audio: Option<String>,
+    /// Hear the other side elsewhere, as `call --speaker`
+    #[arg(long, value_name = "SINK")]
+    pub speaker: Option<String>,
+    /// Ask the other side for at most this, 1000 bits a second; 0 for no bound
+    #[arg(long, value_name = "KILOBITS", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub max_rate_in: Option<u32>,
+    /// End it
+    #[arg(long)]
+    pub hang_up: bool,
 }
 
 /// `loopback`.

@@ -8,15 +8,20 @@ mod calls;
 mod chat;
 mod contacts;
 mod devices;
+mod figures;
 mod history;
 mod id;
+mod in_call;
+mod keys;
 mod loopback;
+mod menu;
 mod out;
 mod peers;
 mod phone;
 mod receive;
 mod relay;
 mod send;
+mod status_line;
 mod terminal;
 mod transfers;
 
@@ -31,7 +36,7 @@ use crate::settings::Settings;
 use crate::{Exit, Problem, demo, interrupt};
 
 use out::Out;
-pub(crate) use phone::summary_text;
+pub(crate) use figures::summary_text;
 
 /// The whole program: reads the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
@@ -77,9 +82,10 @@ fn tell(problem: &Problem, json: bool) {
 }
 
 fn log_to_stderr(global: &Global) {
+    // The client of the sound server calls it an error when a device is closed.
     let default = match global.verbose {
-        0 => "error",
-        1 => "warn,client=info",
+        0 => "error,pulseaudio=off",
+        1 => "warn,client=info,pulseaudio=off",
         2 => "warn,client=debug,p2p_net=debug,p2p_net_proto=debug",
         _ => "info,client=trace,p2p_net=trace,p2p_net_proto=trace",
     };
@@ -126,7 +132,8 @@ async fn run(cli: Cli) -> Result<Exit, Problem> {
         Action::Answer(args) => answer::run(&settings, out, args).await,
         Action::Calls { missed, limit } => calls::run(&settings, out, missed, limit).await,
         Action::Devices => devices::run(out).await,
-        Action::Loopback(args) => loopback::run(out, args).await,
+        Action::InCall(args) => in_call::run(&settings, out, args).await,
+        Action::Loopback(args) => loopback::run(&settings, out, args).await,
         Action::History(args) => history::run(&settings, out, args).await,
         Action::Transfers { limit } => transfers::run(&settings, out, limit).await,
         Action::Relay { action } => relay::run(&settings, out, action).await,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::args::Accept;
 use crate::call::MediaChoice;
 use crate::contacts::{Contact, peer_text};
-use crate::event::{PeerView, RelayView};
+use crate::event::{CallView, PeerView, RelayView};
 use crate::store::messages::StoredMessage;
 
 /// What can be asked.
@@ -93,6 +93,8 @@ pub enum Command {
         /// The call's number.
         number: i64,
     },
+    /// The call that rings or runs, if there is one.
+    CallNow,
     /// Changes what we send in the call that runs.
     ChangeCall {
         /// The call's number.
@@ -185,6 +187,8 @@ pub enum CallChange {
     Audio(String),
     /// Another loudspeaker.
     Speaker(String),
+    /// The other side is asked for no more than so much, 1,000 bits a second; 0: whatever the path carries.
+    MaxIn(u32),
 }
 
 /// What happens with offers of files.
@@ -217,6 +221,8 @@ pub enum Reply {
     Transfer(i64),
     /// The number of the call that began.
     Call(i64),
+    /// To [`Command::CallNow`].
+    CallNow(Option<Box<CallView>>),
 }
 
 /// The engine itself.

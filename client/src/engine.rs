@@ -7,6 +7,7 @@ mod calls;
 mod carrier;
 mod commands;
 mod faces;
+mod in_call;
 mod link;
 mod media;
 mod offers;

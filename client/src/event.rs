@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::Problem;
+use crate::call::MediaChoice;
 use crate::contacts::{Standing, peer_text};
 use crate::store::calls::CallRecord;
 use crate::store::messages::{MessageState, StoredMessage};
@@ -128,6 +129,11 @@ pub enum CallStep {
         /// All of them.
         stats: Box<media::stats::Snapshot>,
     },
+    /// How loud both sides are, some times a second.
+    Levels {
+        /// dBFS.
+        levels: media::pipeline::Levels,
+    },
     /// How our media arrive at the other side, as it says.
     Quality {
         /// Its figures.
@@ -184,6 +190,26 @@ pub enum TransferStep {
     },
 }
 
+/// The call that rings or runs, as whoever asks sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallView {
+    /// Its number, for commands.
+    pub number: i64,
+    /// With whom.
+    #[serde(with = "peer_text")]
+    pub peer: PeerId,
+    /// We called.
+    pub outgoing: bool,
+    /// Since media run, milliseconds; nothing while it rings.
+    pub elapsed_millis: Option<u64>,
+    /// What we send.
+    pub ours: Sources,
+    /// What the other side sends.
+    pub theirs: Sources,
+    /// Our sources and sinks by name.
+    pub choice: MediaChoice,
+}
+
 /// A peer as lists show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerView {
@@ -228,11 +254,24 @@ pub struct RelayView {
     pub state: RelayStep,
     /// From where the relay sees us.
     pub observed: Option<SocketAddr>,
+    /// The TCP port by which it is reached, because UDP is blocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_tcp: Option<u16>,
     /// Why the login is not there, with its exit code.
     pub problem: Option<Problem>,
     /// The key that a relay presented which nobody vouches for yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_key: Option<String>,
+}
+
+impl RelayView {
+    /// What a person should know of the way to the relay, to be said behind "logged in"; nothing where it is
+    /// UDP, as it should be.
+    pub fn by(&self) -> String {
+        self.over_tcp.map_or_else(String::new, |port| {
+            format!(" over TCP {port}, because UDP is blocked here")
+        })
+    }
 }
 
 /// Where a login stands.

@@ -20,6 +20,8 @@ pub const FILE_NAME: &str = "settings.toml";
 const MAX_FILE_LEN: u64 = 1 << 20;
 /// The longest name that we claim, bytes of UTF-8; the wire has the same bound.
 pub const MAX_NAME_LEN: usize = 128;
+/// Rates of pictures that make sense, 1,000 bits a second.
+const KILOBITS: std::ops::RangeInclusive<u32> = 50..=100_000;
 
 const TEMPLATE: &str = "\
 # Landline's settings. Edit freely; comments stay.
@@ -30,6 +32,14 @@ const TEMPLATE: &str = "\
 # [receive]
 # accept = \"ask\"                          # all, contacts, none or ask
 # into = \"/home/you/Downloads\"
+#
+# [call]                                  # what `call` and `answer` use when it is not said
+# video = \"camera\"                      # as `landline devices` names them
+# audio = \"microphone\"
+# speaker = \"speaker\"
+# size = \"1280x720\"
+# max_rate = 2500                         # what our pictures take at most, 1000 bits a second
+# max_rate_in = 2500                      # what the other side is asked for at most
 ";
 
 /// Everything that a command must know, resolved.
@@ -51,6 +61,25 @@ pub struct Settings {
     pub accept: Option<Accept>,
     /// Where received files go when it is not said.
     pub into: Option<PathBuf>,
+    /// What calls use when it is not said.
+    pub call: CallDefaults,
+}
+
+/// What a call sends and hears when it is not said on the command line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CallDefaults {
+    /// The camera.
+    pub video: Option<String>,
+    /// The microphone.
+    pub audio: Option<String>,
+    /// The loudspeaker.
+    pub speaker: Option<String>,
+    /// What the camera is asked for, as `WxH`.
+    pub size: Option<String>,
+    /// Pictures take at most this, 1,000 bits a second.
+    pub max_rate: Option<u32>,
+    /// The other side is asked for at most this, 1,000 bits a second.
+    pub max_rate_in: Option<u32>,
 }
 
 impl Settings {
@@ -113,6 +142,7 @@ impl Settings {
             verbose: global.verbose,
             accept: file.accept()?,
             into: file.nested("receive", "into")?.map(PathBuf::from),
+            call: file.call()?,
             data_dir,
         })
     }
@@ -295,6 +325,36 @@ impl SettingsFile {
                 Problem::usage(format!(
                     "{}: receive.accept is all, contacts, none or ask, not {text:?}",
                     self.path.display()
+                ))
+            })
+    }
+
+    fn call(&self) -> Result<CallDefaults, Problem> {
+        let text = |key| self.nested("call", key);
+        Ok(CallDefaults {
+            video: text("video")?,
+            audio: text("audio")?,
+            speaker: text("speaker")?,
+            size: text("size")?,
+            max_rate: self.kilobits("max_rate")?,
+            max_rate_in: self.kilobits("max_rate_in")?,
+        })
+    }
+
+    fn kilobits(&self, key: &str) -> Result<Option<u32>, Problem> {
+        let Some(item) = self.document.get("call").and_then(|table| table.get(key)) else {
+            return Ok(None);
+        };
+        item.as_integer()
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| KILOBITS.contains(number))
+            .map(Some)
+            .ok_or_else(|| {
+                Problem::usage(format!(
+                    "{}: call.{key} must be a number from {} to {}, 1000 bits a second",
+                    self.path.display(),
+                    KILOBITS.start(),
+                    KILOBITS.end()
                 ))
             })
     }

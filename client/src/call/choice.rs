@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use media::PictureSize;
 use media::capture::{AudioSpec, VideoSpec};
 use media::pipeline::Config;
 use media::playback::{AudioSinkSpec, VideoSinkSpec};
@@ -35,6 +36,10 @@ pub struct MediaChoice {
     pub raw_voice: bool,
     /// Pictures take at most this, 1,000 bits a second.
     pub max_kilobits: Option<u32>,
+    /// The other side is asked for no more than this, 1,000 bits a second.
+    pub max_kilobits_in: Option<u32>,
+    /// What the camera is asked for, pixels across and down.
+    pub size: Option<(u32, u32)>,
 }
 
 fn spec<T: std::str::FromStr<Err: std::fmt::Display>>(
@@ -78,21 +83,31 @@ impl MediaChoice {
         if let Some(kilobits) = self.max_kilobits {
             config.video_cap_bits_per_sec = u64::from(kilobits) * 1_000;
         }
+        if let Some((width, height)) = self.size {
+            let size = PictureSize::new(width, height)
+                .map_err(|error| Problem::usage(error.to_string()))?;
+            config.camera_size = Some(size);
+        }
         Ok(config)
     }
 
     /// What we say of our sources at first.
     pub fn sources(&self) -> Sources {
-        let has = |text: &Option<String>| text.as_deref().is_some_and(|text| text != "none");
+        let has = |text: &Option<String>| is_source(text.as_deref());
         Sources {
             audio: has(&self.audio),
             muted: self.muted,
             camera: has(&self.video),
             screen: has(&self.screen),
             held: false,
-            max_kilobits: 0,
+            max_kilobits: self.max_kilobits_in.unwrap_or(0),
         }
     }
+}
+
+/// Whether a name stands for something.
+pub(crate) fn is_source(name: Option<&str>) -> bool {
+    name.is_some_and(|name| name != "none")
 }
 
 /// The streams that this version may send.
@@ -134,12 +149,16 @@ mod tests {
             audio: Some("none".to_owned()),
             raw_voice: true,
             max_kilobits: Some(500),
+            max_kilobits_in: Some(300),
+            size: Some((640, 360)),
             ..MediaChoice::default()
         };
         let config = choice.config().expect("names");
         assert!(matches!(config.camera, VideoSpec::Pattern { .. }));
         assert_eq!(config.video_cap_bits_per_sec, 500_000);
         assert!(!config.voice.echo);
+        assert_eq!(config.camera_size.map(|size| size.width()), Some(640));
+        assert_eq!(choice.sources().max_kilobits, 300);
         let sources = choice.sources();
         assert!(sources.camera && !sources.audio && !sources.screen);
         let wrong = MediaChoice {

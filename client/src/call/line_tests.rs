@@ -435,3 +435,116 @@ fn the_memory_of_ends_is_bounded() {
     let unknown = Harness::send(8, ended(10, end_code::UNKNOWN));
     assert_eq!(h.hear(8, pulse(10)), [unknown]);
 }
+
+#[test]
+fn a_cancel_that_crosses_an_answer_leaves_nobody_in_a_call() {
+    // At the caller: the cancel is out when the answer comes.
+    let mut h = Harness::new();
+    h.call(9, 1);
+    h.feed(Input::End(End::ours(Cause::HungUp)));
+    assert_eq!(
+        h.hear(9, accept(1)),
+        [Harness::send(9, ended(1, end_code::CANCELLED))]
+    );
+    assert!(h.line.is_idle());
+    // At the callee: media run already when the cancel comes.
+    let mut h = Harness::new();
+    h.hear(9, invite(1));
+    h.feed(Input::Ring);
+    h.feed(answer());
+    assert_eq!(
+        h.hear(9, ended(1, end_code::CANCELLED)),
+        [over(9, true, Cause::Cancelled, true)]
+    );
+    // What was said meanwhile is answered with the end only where that is known.
+    assert_eq!(
+        h.hear(9, pulse(1)),
+        [Harness::send(9, ended(1, end_code::UNKNOWN))]
+    );
+    assert_eq!(
+        h.hear(9, ended(1, end_code::HANGUP)),
+        [],
+        "ends end nothing twice"
+    );
+}
+
+#[test]
+fn whoever_calls_while_we_call_or_ring_is_told_busy() {
+    let refused = |whom| Output::Refused {
+        peer: peer(whom),
+        cause: Cause::Busy,
+    };
+    let mut h = Harness::new();
+    h.call(9, 1);
+    assert_eq!(
+        h.hear(8, invite(2)),
+        [Harness::send(8, ended(2, end_code::BUSY)), refused(8)]
+    );
+    assert_eq!(
+        h.hear(9, accept(1))[0],
+        begin(9, 1),
+        "our own call is untouched"
+    );
+    assert_eq!(
+        h.hear(8, invite(3)),
+        [Harness::send(8, ended(3, end_code::BUSY)), refused(8)]
+    );
+    // What the third says of the call that it was refused does not touch ours.
+    assert_eq!(h.hear(8, ended(1, end_code::HANGUP)), []);
+    assert_eq!(
+        h.hear(8, accept(1)),
+        [Harness::send(8, ended(1, end_code::UNKNOWN))]
+    );
+    assert!(h.line.is_active());
+}
+
+#[test]
+fn both_may_hold_and_each_lets_go_for_itself() {
+    let mut h = Harness::active();
+    let held = Sources { held: true, ..on() };
+    let told = |ours, theirs| Output::Sources { ours, theirs };
+    h.feed(Input::Sources(held));
+    assert_eq!(h.hear(9, state(1, 1, held)), [told(held, held)]);
+    assert_eq!(
+        h.feed(Input::Sources(on())),
+        [Harness::send(9, state(1, 3, on())), told(on(), held)]
+    );
+    assert_eq!(h.hear(9, state(1, 2, on())), [told(on(), on())]);
+}
+
+#[test]
+fn changes_made_without_a_connection_are_told_on_the_next() {
+    let mut h = Harness::active();
+    h.feed(Input::Unlinked(peer(9)));
+    let muted = Sources {
+        muted: true,
+        ..on()
+    };
+    assert_eq!(
+        h.feed(Input::Sources(muted)),
+        [Output::Sources {
+            ours: muted,
+            theirs: on()
+        }],
+        "nobody to tell yet"
+    );
+    assert_eq!(
+        h.feed(Input::Linked(peer(9), true)),
+        [Harness::send(9, state(1, 2, muted))]
+    );
+}
+
+#[test]
+fn who_hangs_up_without_a_connection_tells_it_when_asked() {
+    let mut h = Harness::active();
+    h.feed(Input::Unlinked(peer(9)));
+    assert_eq!(
+        h.feed(Input::End(End::ours(Cause::HungUp))),
+        [over(9, true, Cause::HungUp, false)]
+    );
+    // The other side comes back, still believing in the call.
+    assert_eq!(
+        h.hear(9, state(1, 1, on())),
+        [Harness::send(9, ended(1, end_code::HANGUP))]
+    );
+}

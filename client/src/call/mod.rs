@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::end_code;
 use crate::{Exit, Problem};
 
+pub(crate) use choice::is_source;
 pub use choice::{MediaChoice, streams};
 pub use exchange::{Input, Output};
 pub use line::Line;

@@ -5,8 +5,9 @@ use std::io::{self, IsTerminal};
 use tokio::time::Instant;
 
 use super::call::hang_up;
-use super::out::{Out, describe, label_in};
-use super::phone::{Keys, Phone, exit_of, until};
+use super::keys::{Keys, Typed};
+use super::out::{Out, label_in};
+use super::phone::{Phone, exit_of, until};
 use crate::args::{Accept, AnswerArgs};
 use crate::call::MediaChoice;
 use crate::command::{CallPolicy, Command};
@@ -17,7 +18,7 @@ use crate::settings::Settings;
 use crate::{Exit, Problem, face, store};
 
 pub(super) async fn run(settings: &Settings, out: Out, args: AnswerArgs) -> Result<Exit, Problem> {
-    let choice = args.media.choice()?;
+    let choice = args.media.choice(&settings.call)?;
     let accept = match args.accept {
         Some(accept) => accept,
         None if io::stdin().is_terminal() => Accept::Ask,
@@ -28,10 +29,11 @@ pub(super) async fn run(settings: &Settings, out: Out, args: AnswerArgs) -> Resu
             );
         }
     };
+    let phone = Phone::new(out, &args.media)?;
     let mut session = Session::open(settings).await?;
     let mut answering = Answering {
         out,
-        phone: Phone::new(out, &args.media),
+        phone,
         choice,
         once: args.once,
         asked: false,
@@ -73,7 +75,7 @@ impl Answering {
                         return exit_of(problem);
                     }
                 }
-                key = keys.next() => self.on_key(session, key).await,
+                typed = keys.next() => self.on_typed(session, &keys, typed).await,
                 () = until(self.phone.deadline()) => {
                     // Asked once: what follows comes as an event.
                     hang_up(session, &self.phone).await;
@@ -139,7 +141,7 @@ impl Answering {
             && matches!(step, CallStep::Incoming { .. } | CallStep::Began { .. })
         {
             let label = match step {
-                CallStep::Incoming { from, .. } => describe(from),
+                CallStep::Incoming { from, .. } => from.label(),
                 _ => label_in(&contacts, peer),
             };
             self.asked = matches!(step, CallStep::Incoming { .. });
@@ -152,13 +154,15 @@ impl Answering {
         Ok(end.map(|(_, problem)| problem))
     }
 
-    async fn on_key(&mut self, session: &Session, key: char) {
+    async fn on_typed(&mut self, session: &Session, keys: &Keys, typed: Typed) {
         let Some(number) = self.phone.number() else {
             return;
         };
         if self.phone.is_talking() {
-            self.phone.on_key(session, key).await;
-        } else if std::mem::take(&mut self.asked) {
+            self.phone.on_typed(session, keys, typed).await;
+        } else if let Typed::Key(key) = typed
+            && std::mem::take(&mut self.asked)
+        {
             let accept = key == 'y';
             let answer = Command::AnswerCall { number, accept };
             if let Err(problem) = session.caller.call(answer).await {

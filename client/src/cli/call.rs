@@ -5,8 +5,9 @@ use std::time::Duration;
 use p2p_net::{PathKind, PeerId};
 use tokio::time::{Instant, timeout};
 
+use super::keys::Keys;
 use super::out::{Out, label_in};
-use super::phone::{Keys, Phone, exit_of, until};
+use super::phone::{Phone, exit_of, until};
 use crate::args::{CallArgs, PathChoice};
 use crate::command::{Command, Reply};
 use crate::event::Event;
@@ -21,7 +22,8 @@ const DIRECT_LIMIT: Duration = Duration::from_secs(10);
 const END_LIMIT: Duration = Duration::from_secs(4);
 
 pub(super) async fn run(settings: &Settings, out: Out, args: CallArgs) -> Result<Exit, Problem> {
-    let choice = args.media.choice()?;
+    let choice = args.media.choice(&settings.call)?;
+    let mut phone = Phone::new(out, &args.media)?;
     let mut session = Session::open(settings).await?;
     let result = async {
         let peer = session.resolve(&args.peer).await?;
@@ -30,7 +32,6 @@ pub(super) async fn run(settings: &Settings, out: Out, args: CallArgs) -> Result
             wait_direct(&mut session, peer).await?;
         }
         let contacts = session.contacts().await?;
-        let mut phone = Phone::new(out, &args.media);
         let command = Command::Call {
             peer,
             media: Box::new(choice.clone()),
@@ -84,7 +85,7 @@ async fn talk(session: &mut Session, phone: &mut Phone) -> Result<Exit, Problem>
                     return exit_of(problem);
                 }
             }
-            key = keys.next() => phone.on_key(session, key).await,
+            typed = keys.next() => phone.on_typed(session, &keys, typed).await,
             () = until(phone.deadline()), if ending.is_none() => {
                 ending = Some(hang_up(session, phone).await);
             }

@@ -33,11 +33,11 @@ pub(super) async fn run(settings: &Settings, out: Out) -> Result<Exit, Problem> 
         out.text(&format!("{}  {}", out.dim("name  "), settings.name));
     }
     let address = relay.unwrap_or_else(|| "none yet: landline relay set ADDRESS".to_owned());
-    let login = state.map_or("", |relay| match relay.state {
-        RelayStep::Online => " (logged in)",
-        RelayStep::Connecting => " (connecting)",
-        RelayStep::Failed => " (refused)",
-        RelayStep::None => "",
+    let login = state.map_or_else(String::new, |relay| match relay.state {
+        RelayStep::Online => format!(" (logged in{})", relay.by()),
+        RelayStep::Connecting => " (connecting)".to_owned(),
+        RelayStep::Failed => " (refused)".to_owned(),
+        RelayStep::None => String::new(),
     });
     out.text(&format!("{}  {address}{login}", out.dim("relay ")));
     out.text(&format!(

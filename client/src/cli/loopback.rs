@@ -13,11 +13,14 @@ use p2p_net_sim::{Link, LinkConfig, Loss};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::figures;
+use super::keys::{Keys, Typed};
 use super::out::Out;
-use super::phone::{Keys, summary_text, until};
+use super::phone::until;
 use super::terminal::remark;
 use crate::args::LoopbackArgs;
 use crate::interrupt::interrupted;
+use crate::settings::Settings;
 use crate::{Exit, Problem};
 
 /// The largest datagram of the emulated path, bytes: that of a relayed one.
@@ -64,9 +67,14 @@ impl Transport for Emulated {
     fn set_budget(&self, _: Budget) {}
 }
 
-pub(super) async fn run(out: Out, args: LoopbackArgs) -> Result<Exit, Problem> {
-    let choice = args.media.choice()?;
-    let config = choice.config()?;
+pub(super) async fn run(
+    settings: &Settings,
+    out: Out,
+    args: LoopbackArgs,
+) -> Result<Exit, Problem> {
+    let choice = args.media.choice(&settings.call)?;
+    let mut config = choice.config()?;
+    config.loopback = true;
     let delay = Duration::from_millis(args.delay);
     let link = LinkConfig {
         delay,
@@ -102,7 +110,9 @@ pub(super) async fn run(out: Out, args: LoopbackArgs) -> Result<Exit, Problem> {
         .await
         .map_err(|error| Problem::failure(format!("the media died at their end: {error}")))?;
     out.json(&serde_json::json!({ "event": "loopback", "summary": summary }));
-    out.text(&summary_text(&summary));
+    for line in figures::summary(&summary) {
+        out.text(&line);
+    }
     Ok(Exit::Success)
 }
 
@@ -137,7 +147,7 @@ async fn carry(
                     under_way.push(Reverse((at, number, datagram)));
                 }
             }
-            key = keys.next() => if key == 'q' {
+            typed = keys.next() => if matches!(typed, Typed::Key('q')) {
                 return;
             },
             _ = seconds.tick() => {

@@ -36,9 +36,10 @@ async fn show(session: &mut Session, out: Out, watch: bool) -> Result<(), Proble
         relay: status.relay.clone(),
     });
     out.text(&out.dim(&format!(
-        "you are {}, logged in at {} as {observed}",
+        "you are {}, logged in at {} as {observed}{}",
         status.id.short(),
-        status.relay.address.as_deref().unwrap_or("?").split('#').next().unwrap_or("?")
+        status.relay.address.as_deref().unwrap_or("?").split('#').next().unwrap_or("?"),
+        status.relay.by()
     )));
     let mut peers = all(session).await?;
     if !peers.iter().any(|peer| peer.online) {

@@ -9,11 +9,12 @@ use p2p_net::PeerId;
 
 use super::actor::{Actor, note};
 use super::carrier::Carrier;
+use super::in_call::Missing;
 use super::media::{Media, News, Wish};
 use super::ring::{Ringer, Tone};
 use crate::args::Accept;
 use crate::call::{self, Cause, End, Line, MediaChoice, Output};
-use crate::command::{CallChange, CallPolicy, Reply};
+use crate::command::{CallPolicy, Reply};
 use crate::contacts::{Standing, printable};
 use crate::event::{CallStep, Event};
 use crate::store::calls::{CallRecord, MAX_OF_STRANGER, Outcome};
@@ -28,7 +29,7 @@ const MAX_ENDING: usize = 8;
 /// The telephone of an engine.
 pub(super) struct Calls {
     pub(super) line: Line,
-    current: Option<Current>,
+    pub(super) current: Option<Current>,
     policy: Option<(u64, CallPolicy)>,
     /// What holds transfers to each peer back, while anybody uses it.
     throttles: HashMap<PeerId, Throttle>,
@@ -39,12 +40,14 @@ pub(super) struct Calls {
 }
 
 /// The call that rings or runs.
-struct Current {
-    record: CallRecord,
+pub(super) struct Current {
+    pub(super) record: CallRecord,
     /// The face that it belongs to, and with which it ends.
     face: Option<u64>,
-    choice: MediaChoice,
-    began: Option<Instant>,
+    pub(super) choice: MediaChoice,
+    /// What of it our person has off, or what does not work now.
+    pub(super) missing: Missing,
+    pub(super) began: Option<Instant>,
     running: Option<(Media, Arc<Carrier>)>,
     /// What is heard until somebody answers.
     ringer: Option<Ringer>,
@@ -111,6 +114,7 @@ impl Actor {
             record,
             face: Some(face),
             choice,
+            missing: Missing::default(),
             began: None,
             running: None,
             ringer: None,
@@ -170,59 +174,14 @@ impl Actor {
         Ok(Reply::Done)
     }
 
-    pub(super) async fn change_call(
-        &mut self,
-        number: i64,
-        change: CallChange,
-    ) -> Result<Reply, Problem> {
-        self.need_call(number)?;
-        let Some((mut ours, _)) = self.calls.line.sources() else {
-            return Err(Problem::failure("nobody has answered yet"));
-        };
-        let usage = |error: media::capture::SpecError| Problem::usage(error.to_string());
-        let wish = match change {
-            CallChange::Mute(muted) => {
-                ours.muted = muted;
-                Some(Wish::Muted(muted))
-            }
-            CallChange::Camera(on) => {
-                ours.camera = on;
-                Some(Wish::Camera(on))
-            }
-            CallChange::Hold(held) => {
-                ours.held = held;
-                // Media rest while either side holds; that follows from the line.
-                None
-            }
-            CallChange::Video(source) => {
-                ours.camera = source != "none";
-                Some(Wish::Video(source.parse().map_err(usage)?))
-            }
-            CallChange::Screen(source) => {
-                ours.screen = source != "none";
-                Some(Wish::Screen(source.parse().map_err(usage)?))
-            }
-            CallChange::Audio(source) => {
-                ours.audio = source != "none";
-                Some(Wish::Audio(source.parse().map_err(usage)?))
-            }
-            CallChange::Speaker(sink) => Some(Wish::Speaker(sink.parse().map_err(usage)?)),
-        };
-        if let Some(wish) = wish {
-            self.want_media(wish);
-        }
-        self.line(call::Input::Sources(ours)).await;
-        Ok(Reply::Done)
-    }
-
-    fn need_call(&self, number: i64) -> Result<(), Problem> {
+    pub(super) fn need_call(&self, number: i64) -> Result<(), Problem> {
         match &self.calls.current {
             Some(current) if current.record.number == number => Ok(()),
             _ => Err(Problem::failure("this call is over")),
         }
     }
 
-    fn want_media(&self, wish: Wish) {
+    pub(super) fn want_media(&self, wish: Wish) {
         if let Some((media, _)) = self.calls.current.as_ref().and_then(|c| c.running.as_ref()) {
             media.want(wish);
         }
@@ -285,9 +244,8 @@ impl Actor {
             Output::Begin { peer, sources, .. } => return self.on_begin(peer, sources),
             Output::Sources { ours, theirs } => {
                 self.want_media(Wish::Held(ours.held || theirs.held));
-                if theirs.max_kilobits > 0 {
-                    self.want_media(Wish::PeerCap(u64::from(theirs.max_kilobits) * 1_000));
-                }
+                self.want_media(Wish::remote(&theirs));
+                self.want_media(Wish::peer_cap(theirs.max_kilobits));
                 self.tell_call(CallStep::Sources { ours, theirs });
             }
             Output::Quality(quality) => self.tell_call(CallStep::Quality { quality }),
@@ -354,6 +312,7 @@ impl Actor {
                 .as_ref()
                 .map(|(_, policy)| (*policy.media).clone())
                 .unwrap_or_default(),
+            missing: Missing::default(),
             began: None,
             running: None,
             ringer: None,
@@ -439,6 +398,8 @@ impl Actor {
         if transfers {
             media.want(Wish::Transfer(true));
         }
+        media.want(Wish::peer_cap(sources.max_kilobits));
+        media.want(Wish::remote(&sources));
         current.ringer = None;
         current.began = Some(Instant::now());
         current.running = Some((media, carrier));
@@ -497,7 +458,11 @@ impl Actor {
                 self.line(call::Input::Quality(quality(&stats))).await;
                 self.tell_call(CallStep::Stats { stats });
             }
-            News::Event(what) => self.tell_call(CallStep::Media { what }),
+            News::Levels(levels) => self.tell_call(CallStep::Levels { levels }),
+            News::Event(what) => {
+                self.note_device(&what).await;
+                self.tell_call(CallStep::Media { what });
+            }
             News::Stopped(_) => {}
         }
     }

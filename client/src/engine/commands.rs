@@ -63,6 +63,7 @@ impl Actor {
             Command::TakeCalls(policy) => self.take_calls(face, policy),
             Command::AnswerCall { number, accept } => self.answer_call(face, number, accept).await,
             Command::EndCall { number } => self.end_call(number).await,
+            Command::CallNow => Ok(Reply::CallNow(self.call_now().map(Box::new))),
             Command::ChangeCall { number, change } => self.change_call(number, change).await,
             Command::Answer { offer, accept } => self
                 .answer_offer(face, offer, accept)

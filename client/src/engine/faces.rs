@@ -93,7 +93,7 @@ fn tell(state: &FaceState, event: Event) -> bool {
                 ..
             }
             | Event::Call {
-                step: CallStep::Stats { .. } | CallStep::Quality { .. },
+                step: CallStep::Stats { .. } | CallStep::Levels { .. } | CallStep::Quality { .. },
                 ..
             }
     );

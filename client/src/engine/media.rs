@@ -13,12 +13,14 @@ use tracing::warn;
 
 use super::Input;
 use super::carrier::Carrier;
+use crate::wire::Sources;
 
 /// Wishes that wait for the task.
 const MAX_WISHES: usize = 32;
-/// How often it is looked whether anything came, and how many looks lie between two reports of all numbers.
-const LOOK: Duration = Duration::from_millis(500);
-const LOOKS_PER_REPORT: u32 = 2;
+/// How often it is looked whether anything came and how loud it is, and how many looks lie between two reports
+/// of all numbers.
+const LOOK: Duration = Duration::from_millis(200);
+const LOOKS_PER_REPORT: u32 = 5;
 /// Events of the pipeline that wait to be told; the pipeline keeps as many, and leaves out later ones.
 const MAX_EVENTS: usize = 64;
 
@@ -32,7 +34,24 @@ pub(super) enum Wish {
     Audio(media::capture::AudioSpec),
     Speaker(media::playback::AudioSinkSpec),
     PeerCap(u64),
+    /// Whether the other side sends its camera and its screen.
+    Remote(bool, bool),
     Transfer(bool),
+}
+
+impl Wish {
+    /// What the other side sends, as it says.
+    pub(super) fn remote(theirs: &Sources) -> Self {
+        Self::Remote(theirs.camera && !theirs.held, theirs.screen && !theirs.held)
+    }
+
+    /// What the other side asks for at most, 1,000 bits a second; 0 stands for no bound.
+    pub(super) fn peer_cap(kilobits: u32) -> Self {
+        Self::PeerCap(match kilobits {
+            0 => u64::MAX,
+            kilobits => u64::from(kilobits) * 1_000,
+        })
+    }
 }
 
 /// What the media tell.
@@ -43,6 +62,8 @@ pub(super) enum News {
     Heard,
     /// All numbers.
     Stats(Box<Snapshot>),
+    /// How loud both sides are.
+    Levels(pipeline::Levels),
     /// Something about a device, a picture or a voice.
     Event(pipeline::Event),
     /// They ended.
@@ -130,6 +151,7 @@ async fn run(
                 if std::mem::replace(&mut received, now) != now {
                     port.tell(News::Heard).await;
                 }
+                port.tell(News::Levels(pipeline.levels())).await;
                 if look % LOOKS_PER_REPORT == 0 {
                     port.tell(News::Stats(Box::new(pipeline.stats()))).await;
                 }
@@ -173,6 +195,7 @@ fn grant(pipeline: &Pipeline, wish: Wish) {
         Wish::Screen(source) => pipeline.switch_screen(source),
         Wish::Audio(source) => pipeline.switch_audio(source),
         Wish::Speaker(sink) => pipeline.switch_speaker(sink),
+        Wish::Remote(camera, screen) => pipeline.set_remote(camera, screen),
         Wish::PeerCap(bits) => pipeline.set_peer_cap(bits),
         Wish::Transfer(runs) => pipeline.set_transfer(runs),
     }
