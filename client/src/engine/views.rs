@@ -1,6 +1,8 @@
 //! What the engine shows of its relay and its peers.
 
-use p2p_net::{AcceptError, ConnectError, PathKind, PeerId, RelayAddress, RelayState};
+use p2p_net::{
+    AcceptError, ConnectError, PathKind, PeerId, RelayAddress, RelayCarrier, RelayState,
+};
 
 use super::link::Link;
 use crate::Problem;
@@ -20,6 +22,7 @@ impl RelayFacts {
             address: self.address.as_ref().map(RelayAddress::redacted),
             state: RelayStep::None,
             observed: None,
+            over_tcp: None,
             problem: None,
             unknown_key: None,
         };
@@ -29,9 +32,13 @@ impl RelayFacts {
                 view.state = RelayStep::Connecting;
                 view.problem = last_error.as_ref().map(|error| self.explain(error));
             }
-            RelayState::Online { observed, .. } => {
+            RelayState::Online { observed, carrier } => {
                 view.state = RelayStep::Online;
                 view.observed = Some(*observed);
+                view.over_tcp = match carrier {
+                    RelayCarrier::Tcp { port } => Some(*port),
+                    _ => None,
+                };
             }
             RelayState::Failed(error) => {
                 view.state = RelayStep::Failed;
