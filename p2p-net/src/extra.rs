@@ -124,7 +124,9 @@ impl Extras {
 
 /// What a task uses to wait for writability, one for each socket that was ever full.
 #[derive(Default)]
-pub(crate) struct ExtraPollers(Vec<(Arc<Extra>, Pin<Box<dyn UdpPoller>>)>);
+pub(crate) struct ExtraPollers(Vec<(Arc<Extra>, Poller)>);
+
+type Poller = Pin<Box<dyn UdpPoller>>;
 
 impl ExtraPollers {
     fn of(&mut self, extra: &Arc<Extra>) -> Pin<&mut dyn UdpPoller> {

@@ -369,7 +369,7 @@ impl MagicSocket {
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let extras_first = turn % 2 == 0;
+        let extras_first = turn.is_multiple_of(2);
         if extras_first && let Poll::Ready(count) = self.extras.poll_recv(cx, bufs, metas) {
             return Poll::Ready(Ok(count));
         }

@@ -345,6 +345,11 @@ impl Prober {
         (from == SocketAddr::new(self.ip, *port)).then(|| now.saturating_duration_since(*at))
     }
 
+    /// Whether any went out.
+    pub(crate) fn has_sent(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
     /// When the last probe went out.
     pub(crate) fn last_at(&self) -> Instant {
         self.last

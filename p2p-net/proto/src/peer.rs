@@ -114,7 +114,7 @@ impl Peer {
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::Timeout => {}
-            Input::Wanted(wanted) => self.on_wanted(wanted),
+            Input::Wanted(wanted) => self.on_wanted(now, wanted),
             Input::Dial => self.on_dial(now),
             Input::Surroundings(surroundings) => self.on_surroundings(now, surroundings),
             Input::Accepted(accepted) => self.on_accepted(now, accepted),
@@ -162,10 +162,10 @@ impl Peer {
 
     // What comes in.
 
-    fn on_wanted(&mut self, wanted: bool) {
+    fn on_wanted(&mut self, now: Instant, wanted: bool) {
         self.wanted = wanted;
         if !wanted {
-            self.forget();
+            self.forget(now);
         }
     }
 
@@ -206,7 +206,7 @@ impl Peer {
             self.begin_anew();
             self.punch(now);
         } else if !accepted {
-            self.forget();
+            self.forget(now);
         }
     }
 
@@ -493,11 +493,11 @@ impl Peer {
     }
 
     /// Ends everything direct.
-    fn forget(&mut self) {
+    fn forget(&mut self, now: Instant) {
         self.session.phase = Phase::Idle;
         self.round.clear();
         self.paths.clear();
-        self.forget_guess();
+        self.forget_guess(now);
         self.outputs
             .extend(self.keys.clear().into_iter().map(Output::Unlisten));
         self.lived = false;

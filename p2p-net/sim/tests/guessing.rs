@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use p2p_net_proto::{NotDirect, SignalBody};
+use p2p_net_proto::wire::{Guess, Hint};
+use p2p_net_proto::{Input, NotDirect, SignalBody};
 use p2p_net_sim::pair::{Pair, PairConfig, SIDES};
 use p2p_net_sim::{LinkConfig, Loss, NatConfig, for_seeds};
 
@@ -121,7 +122,7 @@ fn rate(name: &str, nats: [NatConfig; 2], lives: u64) -> f64 {
     probes.sort_unstable();
     let share = direct as f64 / all as f64;
     if !times.is_empty() {
-        println!(
+        eprintln!(
             "{name}: {:.2} % of {all} within 2 s; {:?} p50, {:?} p99; from dialling {:?} p50, {:?} p99; {} probes p50, {} at most",
             share * 100.0,
             percentile(&times, 50),
@@ -272,6 +273,88 @@ fn traffic_goes_on_while_the_path_moves_and_after_it_dies() {
         }
         assert!(SIDES.iter().all(|side| pair.extra_sockets(*side) <= 2));
     });
+}
+
+#[test]
+fn whoever_begins_sessions_one_after_the_other_is_guessed_at_once_only() {
+    for_seeds(5, |seed| {
+        let nats = [NatConfig::port_restricted(), NatConfig::symmetric_common()].map(Some);
+        let mut pair = Pair::new(PairConfig {
+            seed,
+            nats,
+            extra_sockets: [8; 2],
+            ..PairConfig::default()
+        });
+        pair.dial(1);
+        for _ in 0..200 {
+            let guessed = pair.run_until(3 * SECOND, |pair| pair.guesses_at(0).is_some());
+            if guessed.is_some() {
+                pair.run_for(100 * MILLI);
+            }
+            pair.dial(1);
+        }
+        if pair.both_direct() {
+            return;
+        }
+        let guesses = &pair.sides[0].guesses;
+        assert_eq!(guesses.len(), 1, "in ten minutes: {guesses:?}");
+        let lived = pair.elapsed().as_secs() as usize;
+        let probes = pair.sides[0].probes.len();
+        // 20 and 20 a second are those of ordinary rounds.
+        assert!(
+            probes <= MAX_PROBES + 20 + 20 * lived,
+            "{probes} in {lived} s"
+        );
+    });
+}
+
+#[test]
+fn guesses_that_nobody_agreed_on_change_nothing() {
+    let mut pair = Pair::new(PairConfig::default());
+    pair.dial(0);
+    pair.run_until(SECOND, Pair::both_direct).expect("direct");
+    let session = [3; 16];
+    let (low, high) = (1, u16::MAX);
+    for side in SIDES {
+        let before = pair.sides[side].probes.len();
+        pair.input(
+            side,
+            Input::Hint(Hint {
+                session,
+                kind: 3,
+                first: low,
+                second: high,
+            }),
+        );
+        pair.input(
+            side,
+            Input::Guess(Guess {
+                session,
+                low,
+                high,
+                opened: 256,
+            }),
+        );
+        pair.input(side, Input::Reserved(true));
+        pair.input(side, Input::Opened(256));
+        pair.input(side, Input::Samples(Vec::new()));
+        let from = "198.51.100.200:9".parse().expect("an address");
+        let packet = &[0x20; 64];
+        pair.input(
+            side,
+            Input::ExtraPacket {
+                socket: 3,
+                from,
+                packet,
+            },
+        );
+        pair.run_for(2 * SECOND);
+        assert!(
+            pair.sides[side].probes.len() <= before + 4,
+            "only keepalives"
+        );
+        assert!(pair.sides[side].openers.is_empty());
+    }
 }
 
 #[test]

@@ -101,8 +101,18 @@ impl Guessing {
             | Stage::Opening(_, _, at) => Some(*at),
             Stage::Opened(opener, until) => Some(opener.next_at().unwrap_or(*until).min(*until)),
             Stage::Probing(prober, patience) => {
-                Some(prober.next_at().unwrap_or(prober.last_at() + *patience))
+                let over = || prober.last_at() + *patience;
+                Some(prober.next_at().unwrap_or_else(over))
             }
+        }
+    }
+
+    /// Whether packets to or from guessed ports have been sent.
+    fn has_spent(&self) -> bool {
+        match &self.stage {
+            Stage::Opened(..) => true,
+            Stage::Probing(prober, _) => prober.has_sent(),
+            _ => false,
         }
     }
 
@@ -115,7 +125,7 @@ impl Guessing {
 impl Peer {
     /// A round begins: it may be doubted, and extra sockets of dead paths have had their time.
     pub(super) fn arm_guess(&mut self, now: Instant) {
-        self.end_guess();
+        self.break_off_guess(now);
         let living: Vec<SocketAddr> = self.paths.living().collect();
         for gone in std::mem::take(&mut self.guess.vias) {
             if living.contains(&gone) {
@@ -151,9 +161,19 @@ impl Peer {
         }
     }
 
+    /// Ends it before its time. What has been spent counts as a failure: whoever begins sessions one after the
+    /// other gets no more packets out of us than whoever waits.
+    fn break_off_guess(&mut self, now: Instant) {
+        if self.guess.has_spent() {
+            self.give_up_guess(now, NotDirect::GuessFailed);
+        } else {
+            self.end_guess();
+        }
+    }
+
     /// Forgets sockets and plans alike.
-    pub(super) fn forget_guess(&mut self) {
-        self.end_guess();
+    pub(super) fn forget_guess(&mut self, now: Instant) {
+        self.break_off_guess(now);
         self.guess.session = None;
         for gone in std::mem::take(&mut self.guess.vias) {
             self.outputs.push_back(Output::Via(gone, None));
