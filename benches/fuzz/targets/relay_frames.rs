@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use p2p_net_proto::codec::{CodecError, FrameDecoder, from_body, to_body};
-use p2p_net_proto::wire::{Answer, FromRelay, Offer, ToRelay};
+use p2p_net_proto::wire::{Answer, FromRelay, Guess, Hint, Offer, ToRelay};
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (piece, bytes) = input;
@@ -47,6 +47,18 @@ fuzz_target!(|input: (u8, &[u8])| {
                 assert_eq!(
                     from_body(&to_body(&answer).expect("it came in a frame")),
                     Ok(answer)
+                );
+            }
+            if let Ok(hint) = from_body::<Hint>(&frame.body) {
+                assert_eq!(
+                    from_body(&to_body(&hint).expect("it came in a frame")),
+                    Ok(hint)
+                );
+            }
+            if let Ok(guess) = from_body::<Guess>(&frame.body) {
+                assert_eq!(
+                    from_body(&to_body(&guess).expect("it came in a frame")),
+                    Ok(guess)
                 );
             }
         }

@@ -326,9 +326,20 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_offers_and_answers_never_panic(body: Vec<u8>) {
+    fn hints_and_guesses_survive_the_way(session: [u8; 16], kind: u8, ports: [u16; 3]) {
+        let [first, second, opened] = ports;
+        let hint = Hint { session, kind, first, second };
+        prop_assert_eq!(from_body(&to_body(&hint).expect("small")), Ok(hint));
+        let guess = Guess { session, low: first, high: second, opened };
+        prop_assert_eq!(from_body(&to_body(&guess).expect("small")), Ok(guess));
+    }
+
+    #[test]
+    fn arbitrary_signals_never_panic(body: Vec<u8>) {
         let _ = from_body::<Offer>(&body);
         let _ = from_body::<Answer>(&body);
+        let _ = from_body::<Hint>(&body);
+        let _ = from_body::<Guess>(&body);
     }
 }
 
