@@ -9,4 +9,5 @@ pub mod raw_quinn;
 pub mod report;
 pub mod scenario;
 pub mod sim;
+pub mod soak;
 pub mod transfer;

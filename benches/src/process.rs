@@ -197,6 +197,11 @@ impl Watched {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// The code with which it ended; `None` while it runs, and where a signal ended it.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.child.try_wait().ok().flatten()?.code()
+    }
+
     fn pid(&self) -> Result<Pid> {
         Pid::from_raw(self.child.id().cast_signed()).context("a child without a process id")
     }
