@@ -183,7 +183,11 @@ impl Carriers {
     fn leave(&self, carrier: &Carrier) {
         let key = (carrier.route.socket, carrier.route.address);
         let mut carriers = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        carriers.remove(&key);
+        // A client that came back from the same port may have taken its place.
+        let ours = |there: &Arc<Carrier>| std::ptr::eq(Arc::as_ptr(there), carrier);
+        if carriers.get(&key).is_some_and(ours) {
+            carriers.remove(&key);
+        }
     }
 }
 
@@ -441,55 +445,67 @@ impl Talking<'_> {
         mut queue: mpsc::Receiver<Item>,
         mut sink: SplitSink<Socket, Message>,
     ) -> Option<()> {
+        let mut next = Next::Wait;
         loop {
-            let item = tokio::select! {
-                biased;
-                item = queue.recv() => Some(item?),
-                () = self.carrier.filled.notified() => None,
+            let item = match next {
+                Next::More => None,
+                Next::Wait => tokio::select! {
+                    biased;
+                    item = queue.recv() => Some(item?),
+                    () = self.carrier.filled.notified() => None,
+                },
+                Next::End => return None,
             };
             let batch = self.write_batch(&mut queue, &mut sink, item);
-            match timeout(WRITE_WAIT, batch).await {
-                Ok(Some(false)) => {}
-                Ok(None | Some(true)) | Err(_) => return None,
-            }
+            next = timeout(WRITE_WAIT, batch).await.ok()??;
         }
     }
 
-    /// Writes a control frame and all that waits beside it, at most one batch of packets a flush; `Some(true)`
-    /// when that was the last frame, `None` when the connection is gone.
+    /// Writes a control frame, those that wait beside it, and one batch of packets; `None` when the connection
+    /// is gone.
     async fn write_batch(
         &self,
         queue: &mut mpsc::Receiver<Item>,
         sink: &mut SplitSink<Socket, Message>,
         mut item: Option<Item>,
-    ) -> Option<bool> {
-        loop {
-            while let Some(next) = item.take().or_else(|| queue.try_recv().ok()) {
-                match next {
-                    Item::Frame(frame) => {
-                        self.handle.written(frame.len());
-                        sink.feed(Message::Binary(frame)).await.ok()?;
-                    }
-                    Item::Last(frame, _) => {
-                        sink.send(Message::Binary(frame)).await.ok()?;
-                        sink.close().await.ok()?;
-                        return Some(true);
-                    }
+    ) -> Option<Next> {
+        while let Some(next) = item.take().or_else(|| queue.try_recv().ok()) {
+            match next {
+                Item::Frame(frame) => {
+                    self.handle.written(frame.len());
+                    sink.feed(Message::Binary(frame)).await.ok()?;
+                }
+                Item::Last(frame, _) => {
+                    sink.send(Message::Binary(frame)).await.ok()?;
+                    sink.close().await.ok()?;
+                    return Some(Next::End);
                 }
             }
-            let mut count = 0;
-            while count < BATCH
-                && let Some(packet) = self.carrier.pop()
-            {
-                sink.feed(Message::Binary(packet)).await.ok()?;
-                count += 1;
-            }
-            sink.flush().await.ok()?;
-            if count < BATCH {
-                return Some(false);
-            }
         }
+        let mut count = 0;
+        while count < BATCH
+            && let Some(packet) = self.carrier.pop()
+        {
+            sink.feed(Message::Binary(packet)).await.ok()?;
+            count += 1;
+        }
+        sink.flush().await.ok()?;
+        Some(if count < BATCH {
+            Next::Wait
+        } else {
+            Next::More
+        })
     }
+}
+
+/// What a writer does after a batch.
+enum Next {
+    /// There may be more to write.
+    More,
+    /// Wait until there is something.
+    Wait,
+    /// The last frame has left.
+    End,
 }
 
 /// Relayed packets that came together, side by side, so that those for one UDP destination leave together.

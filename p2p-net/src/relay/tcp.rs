@@ -45,8 +45,8 @@ const QUEUE_BYTES: usize = 128 * 1_024;
 /// A connection that takes nothing for this long no longer holds up quinn, which has other paths to serve:
 /// from then on the oldest packets are dropped.
 const STALL: Duration = Duration::from_millis(500);
-/// Packets written at one time.
-const BATCH: usize = 64;
+/// Packets written at one time: few enough that a slow uplink is not taken for a stalled one.
+const BATCH: usize = 16;
 /// Control frames that wait to be read at most.
 const FRAMES: usize = 64;
 /// What the WebSocket layer reads at one time and collects before it writes, bytes.
@@ -356,47 +356,50 @@ async fn write(
     tunnel: Arc<Tunnel>,
     mut outbox: mpsc::Receiver<ToRelay>,
 ) {
+    let mut more = false;
     loop {
-        let message = tokio::select! {
-            biased;
-            message = outbox.recv() => match message {
-                Some(message) => Some(message),
-                None => break,
-            },
-            () = tunnel.filled.notified() => None,
+        let message = if more {
+            None
+        } else {
+            tokio::select! {
+                biased;
+                message = outbox.recv() => match message {
+                    Some(message) => Some(message),
+                    None => break,
+                },
+                () = tunnel.filled.notified() => None,
+            }
         };
-        let batches = write_batches(&mut sink, &tunnel, &mut outbox, message);
-        if tunnel.watched(batches).await.is_none() {
-            break;
+        let batch = write_batch(&mut sink, &tunnel, &mut outbox, message);
+        match tunnel.watched(batch).await {
+            Some(left) => more = left,
+            None => break,
         }
     }
     tunnel.close();
 }
 
-/// Writes `message` and all that waits; `None` when the connection is gone.
-async fn write_batches(
+/// Writes `message`, the others that wait, and one batch of packets; whether there may be more, `None` when
+/// the connection is gone.
+async fn write_batch(
     sink: &mut SplitSink<Socket, Message>,
     tunnel: &Tunnel,
     outbox: &mut mpsc::Receiver<ToRelay>,
     mut message: Option<ToRelay>,
-) -> Option<()> {
-    loop {
-        while let Some(next) = message.take().or_else(|| outbox.try_recv().ok()) {
-            match next.encode() {
-                Ok(frame) => sink.feed(Message::binary(frame)).await.ok()?,
-                Err(error) => warn!(%error, "a message to the relay is not sent"),
-            }
-        }
-        let mut count = 0;
-        while count < BATCH
-            && let Some(packet) = tunnel.pop()
-        {
-            sink.feed(Message::Binary(packet)).await.ok()?;
-            count += 1;
-        }
-        sink.flush().await.ok()?;
-        if count < BATCH {
-            return Some(());
+) -> Option<bool> {
+    while let Some(next) = message.take().or_else(|| outbox.try_recv().ok()) {
+        match next.encode() {
+            Ok(frame) => sink.feed(Message::binary(frame)).await.ok()?,
+            Err(error) => warn!(%error, "a message to the relay is not sent"),
         }
     }
+    let mut count = 0;
+    while count < BATCH
+        && let Some(packet) = tunnel.pop()
+    {
+        sink.feed(Message::Binary(packet)).await.ok()?;
+        count += 1;
+    }
+    sink.flush().await.ok()?;
+    Some(count == BATCH)
 }

@@ -4,28 +4,37 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use p2p_net::{Config, Endpoint, PathKind, RelayCarrier, RelayState, SocketProvider, TcpDial};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::common::{Stand, ask, echo, identity, join, patient, wait_online, wait_present};
 
 /// Whether a network lets UDP out.
 type Blocked = Arc<AtomicBool>;
 
-/// A loopback network whose UDP can be blocked.
-struct Network(Blocked);
+/// A loopback network whose UDP can be blocked, and whose TCP can have a long way.
+struct Network {
+    blocked: Blocked,
+    way: Option<Arc<Way>>,
+}
 
 impl SocketProvider for Network {
     fn bind(&self, port: u16) -> io::Result<Vec<Arc<dyn AsyncUdpSocket>>> {
         let socket = std::net::UdpSocket::bind(("127.0.0.1", port))?;
         let real = TokioRuntime.wrap_udp_socket(socket)?;
-        let blocked = self.0.clone();
+        let blocked = self.blocked.clone();
         Ok(vec![Arc::new(Filtered { real, blocked })])
     }
 
@@ -42,9 +51,64 @@ impl SocketProvider for Network {
     }
 
     fn dial_tcp(&self, _: String, _: u16, addresses: Vec<SocketAddr>) -> Option<TcpDial> {
+        let way = self.way.clone();
         Some(Box::pin(async move {
-            tokio::net::TcpStream::connect(&addresses[..]).await
+            match way {
+                Some(way) => way.connect(addresses[0]).await,
+                None => TcpStream::connect(&addresses[..]).await,
+            }
         }))
+    }
+}
+
+/// What lies between a client and its relay.
+#[derive(Default)]
+struct Way {
+    /// In each direction; connecting takes twice that.
+    delay: Duration,
+    /// Which direction bytes took, one entry a change: true is towards the relay.
+    turns: Mutex<Vec<bool>>,
+}
+
+impl Way {
+    async fn connect(self: Arc<Self>, relay: SocketAddr) -> io::Result<TcpStream> {
+        tokio::time::sleep(self.delay * 2).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let near = TcpStream::connect(listener.local_addr()?).await?;
+        let (here, _) = listener.accept().await?;
+        let there = TcpStream::connect(relay).await?;
+        for stream in [&near, &here, &there] {
+            stream.set_nodelay(true)?;
+        }
+        let ((here_in, here_out), (there_in, there_out)) = (here.into_split(), there.into_split());
+        tokio::spawn(self.clone().carry(here_in, there_out, true));
+        tokio::spawn(self.carry(there_in, here_out, false));
+        Ok(near)
+    }
+
+    async fn carry(self: Arc<Self>, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, up: bool) {
+        let (sender, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(1_024);
+        tokio::spawn(async move {
+            while let Some((at, bytes)) = queue.recv().await {
+                tokio::time::sleep_until(at).await;
+                if to.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            {
+                let mut turns = self.turns.lock().expect("nobody panics with it");
+                if turns.last() != Some(&up) {
+                    turns.push(up);
+                }
+            }
+            let packet = (Instant::now() + self.delay, buffer[..length].to_vec());
+            if sender.send(packet).await.is_err() {
+                return;
+            }
+        }
     }
 }
 
@@ -99,15 +163,19 @@ impl AsyncUdpSocket for Filtered {
 
 async fn online(stand: &Stand, number: u8, blocked: bool) -> (Endpoint, Blocked) {
     let blocked = Arc::new(AtomicBool::new(blocked));
-    let endpoint = Endpoint::bind(Config {
+    let endpoint = endpoint(stand, number, blocked.clone(), None);
+    wait_online(&endpoint).await;
+    (endpoint, blocked)
+}
+
+fn endpoint(stand: &Stand, number: u8, blocked: Blocked, way: Option<Arc<Way>>) -> Endpoint {
+    Endpoint::bind(Config {
         identity: identity(number),
         relay: Some(stand.address.clone()),
         port: 0,
-        sockets: Some(Arc::new(Network(blocked.clone()))),
+        sockets: Some(Arc::new(Network { blocked, way })),
     })
-    .expect("an endpoint");
-    wait_online(&endpoint).await;
-    (endpoint, blocked)
+    .expect("an endpoint")
 }
 
 fn carrier(endpoint: &Endpoint) -> Option<RelayCarrier> {
@@ -204,4 +272,79 @@ async fn a_restart_of_the_relay_is_survived_without_udp() {
     wait_online(&one).await;
     assert_eq!(ask(&dialled, b"after").await, b"after");
     assert!(!dialled.is_closed() && !accepted.is_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_over_tcp_costs_four_round_trips() {
+    let stand = Stand::start().await;
+    let way = Arc::new(Way::default());
+    let blocked = Arc::new(AtomicBool::new(true));
+    let endpoint = endpoint(&stand, 1, blocked, Some(way.clone()));
+    wait_online(&endpoint).await;
+    // TCP's own, which shows nothing; TLS, whose end travels with the request; the upgrade; Hello and Welcome.
+    let turns = way.turns.lock().expect("nobody panics with it").clone();
+    let there_and_back = [true, false].repeat(3);
+    assert_eq!(turns[..turns.len().min(6)], there_and_back);
+    // What may have followed meanwhile is the first question of a login that stands.
+    assert!(turns.len() <= 8, "{turns:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures real time: run it alone on a quiet machine, in release"]
+async fn without_udp_a_connection_takes_four_round_trips_to_the_relay_and_one_to_the_peer() {
+    const TO_RELAY: Duration = Duration::from_millis(100);
+    let stand = Stand::start().await;
+    let far = || {
+        Some(Arc::new(Way {
+            delay: TO_RELAY / 2,
+            ..Way::default()
+        }))
+    };
+    let blocked = || Arc::new(AtomicBool::new(true));
+    let two = endpoint(&stand, 2, blocked(), far());
+    wait_online(&two).await;
+    let mut taken = Vec::new();
+    for number in 10..20 {
+        let began = Instant::now();
+        let one = endpoint(&stand, number, blocked(), far());
+        let dialled = patient("a connection", one.connect(two.id())).await;
+        taken.push(began.elapsed());
+        drop((dialled.expect("connected"), two.accept().await));
+    }
+    taken.sort_unstable();
+    // As it is here, with what timers and tasks add to each way.
+    let there_and_back = round_trip(TO_RELAY / 2).await;
+    let most = there_and_back * 4 + there_and_back * 2 + Duration::from_millis(300);
+    println!(
+        "UDP blocked, {there_and_back:?} to the relay: median {:?}, worst {:?}, bar {most:?}",
+        taken[5], taken[9]
+    );
+    assert!(taken[5] <= most, "{taken:?}");
+}
+
+/// The median of a byte's round trips over a way with this delay.
+async fn round_trip(delay: Duration) -> Duration {
+    let echo = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = echo.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let (mut stream, _) = echo.accept().await.expect("a client");
+        stream.set_nodelay(true).expect("set");
+        while let Ok(byte) = stream.read_u8().await {
+            stream.write_u8(byte).await.expect("written");
+        }
+    });
+    let way = Way {
+        delay,
+        ..Way::default()
+    };
+    let mut stream = Arc::new(way).connect(address).await.expect("connected");
+    let mut taken = Vec::new();
+    for _ in 0..9 {
+        let began = Instant::now();
+        stream.write_u8(1).await.expect("written");
+        stream.read_u8().await.expect("echoed");
+        taken.push(began.elapsed());
+    }
+    taken.sort_unstable();
+    taken[4]
 }
