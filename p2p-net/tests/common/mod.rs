@@ -141,9 +141,10 @@ pub(crate) async fn wait_present(endpoint: &Endpoint, peer: PeerId, present: boo
 
 pub(crate) async fn wait_path(connection: &Connection, kind: PathKind) {
     let mut path = connection.path();
-    let there = path.wait_for(|path| path.kind == kind);
-    patient(&format!("path {kind:?}"), there)
-        .await
+    let there = timeout(PATIENCE, path.wait_for(|path| path.kind == kind)).await;
+    let now = *connection.path().borrow();
+    there
+        .unwrap_or_else(|_| panic!("waited too long for {kind:?}: {now:?}"))
         .expect("the endpoint lives");
 }
 
