@@ -13,7 +13,9 @@ use super::shared::{
 };
 use super::stamps::Stamps;
 use crate::call::EncoderOrder;
-use crate::capture::{Content as Shown, PictureOptions, PictureSource, VideoSpec, open_pictures};
+use crate::capture::{
+    CaptureError, Content as Shown, PictureOptions, PictureSource, VideoSpec, open_pictures,
+};
 use crate::convert::{Fit, Scaler};
 use crate::encode::{Content, PictureConfig, PictureEncoder};
 use crate::measure::Measure;
@@ -142,18 +144,9 @@ impl VideoOut {
         // The newest picture that was not encoded, or only at half its size: still screens give no other.
         let mut kept: Option<Picture> = None;
         while !self.switches.stopped() && !self.idle() && self.control.source().0 == generation {
-            let patience = if kept.is_some() {
-                GLANCE_WAITING
-            } else {
-                GLANCE
-            };
-            let picture = match source.next(patience) {
-                // One that is kept is older.
-                Ok(Some(picture)) => picture,
-                Ok(None) => match kept.take() {
-                    Some(picture) => self.now(picture),
-                    None => continue,
-                },
+            let (picture, fresh) = match self.next(source.as_mut(), &mut kept) {
+                Ok(Some(next)) => next,
+                Ok(None) => continue,
                 Err(error) => {
                     self.events.lost(self.device, error);
                     return;
@@ -165,25 +158,25 @@ impl VideoOut {
                 self.announce(size);
             }
             let order = lock(&self.control.wishes).order;
-            let Some(mut order) = order.filter(|order| order.bits_per_sec > 0) else {
-                self.inbox.offer(Message::Skipped(self.stream));
-                kept = flight.is_some().then_some(picture);
-                continue;
-            };
-            let wanted = order.frames_per_sec as f32;
+            let order = order.filter(|order| order.bits_per_sec > 0);
+            let wanted = order.map_or(rate, |order| order.frames_per_sec as f32);
             if (wanted - rate).abs() > 0.5 {
                 rate = wanted;
                 source.limit(wanted);
             }
-            if self.waits(flight.as_mut())
-                || self.control.skip.load(Ordering::Acquire)
-                || !take(&mut due, order.frames_per_sec)
-            {
-                self.encode.drop_one();
-                self.inbox.offer(Message::Skipped(self.stream));
+            let free = order.filter(|order| {
+                !self.waits(flight.as_mut())
+                    && !self.control.skip.load(Ordering::Acquire)
+                    && take(&mut due, order.frames_per_sec)
+            });
+            let Some(mut order) = free else {
+                if fresh {
+                    self.encode.drop_one();
+                    self.inbox.offer(Message::Skipped(self.stream));
+                }
                 kept = flight.is_some().then_some(picture);
                 continue;
-            }
+            };
             let native = order.size;
             order.size = flight.as_ref().map_or(native, |flight| flight.size(native));
             let scaled = self.resize(&mut scaler, &picture, order.size);
@@ -201,10 +194,25 @@ impl VideoOut {
         }
     }
 
-    /// A picture that is still what is to be seen.
-    fn now(&self, mut picture: Picture) -> Picture {
-        picture.time = self.clock.capture.video(Instant::now());
-        picture
+    /// The next picture and whether it is new: the kept one is still what is to be seen if no other comes.
+    fn next(
+        &self,
+        source: &mut dyn PictureSource,
+        kept: &mut Option<Picture>,
+    ) -> Result<Option<(Picture, bool)>, CaptureError> {
+        let patience = if kept.is_some() {
+            GLANCE_WAITING
+        } else {
+            GLANCE
+        };
+        if let Some(picture) = source.next(patience)? {
+            *kept = None;
+            return Ok(Some((picture, true)));
+        }
+        Ok(kept.take().map(|mut picture| {
+            picture.time = self.clock.capture.video(Instant::now());
+            (picture, false)
+        }))
     }
 
     /// Whether a key frame is on its way that everything must wait for. What the other side asks for does not.

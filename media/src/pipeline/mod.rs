@@ -441,34 +441,11 @@ impl Parts {
     ) -> Result<Stream, PipelineError> {
         let is_camera = stream == CAMERA;
         let name = |camera, screen| if is_camera { camera } else { screen };
-        let scale = self.meter(name("scale camera", "scale screen"));
-        let encode = self.meter(name("encode camera", "encode screen"));
+        let counts: Arc<CodecCounts> = Arc::default();
+        let encode = self.encoding(stream, device, control, Arc::clone(&counts))?;
         let decode = self.meter(name("decode camera", "decode screen"));
         let shown = self.meter(name("show camera", "show screen"));
-        let counts: Arc<CodecCounts> = Arc::default();
         let paused = Arc::clone(&self.paused[usize::from(!is_camera)]);
-        let out = encode::VideoOut {
-            stream,
-            device,
-            control: Arc::clone(control),
-            switches: Arc::clone(&self.switches),
-            inbox: self.inbox.clone(),
-            events: self.events.clone(),
-            clock: self.clock,
-            wished: match self.config.camera_size {
-                Some(size) => size,
-                None => PictureSize::within(WISHED_SIZE.0, WISHED_SIZE.1)
-                    .map_err(|error| PipelineError::Codec(error.to_string()))?,
-            },
-            stamped: self.config.stamped || self.measure.is_some() || self.stamps.is_some(),
-            stamps: self.stamps.clone().filter(|_| is_camera),
-            counts: Arc::clone(&counts),
-            measure: self.measure.clone().filter(|_| is_camera),
-            scale,
-            encode: Arc::clone(&encode),
-        };
-        self.threads
-            .push(Self::spawn("media-encode", move || out.run())?);
         let (to_decoder, frames) = show::frames();
         let shelf = Arc::new(ShelfHandle::new());
         let decoding = Decoding {
@@ -517,5 +494,42 @@ impl Parts {
             paused,
             paused_told: false,
         })
+    }
+
+    /// The thread that captures and encodes; what measures its encoder.
+    fn encoding(
+        &mut self,
+        stream: StreamId,
+        device: Device,
+        control: &Arc<VideoControl<VideoSpec>>,
+        counts: Arc<CodecCounts>,
+    ) -> Result<Arc<Meter>, PipelineError> {
+        let is_camera = stream == CAMERA;
+        let name = |camera, screen| if is_camera { camera } else { screen };
+        let scale = self.meter(name("scale camera", "scale screen"));
+        let encode = self.meter(name("encode camera", "encode screen"));
+        let out = encode::VideoOut {
+            stream,
+            device,
+            control: Arc::clone(control),
+            switches: Arc::clone(&self.switches),
+            inbox: self.inbox.clone(),
+            events: self.events.clone(),
+            clock: self.clock,
+            wished: match self.config.camera_size {
+                Some(size) => size,
+                None => PictureSize::within(WISHED_SIZE.0, WISHED_SIZE.1)
+                    .map_err(|error| PipelineError::Codec(error.to_string()))?,
+            },
+            stamped: self.config.stamped || self.measure.is_some() || self.stamps.is_some(),
+            stamps: self.stamps.clone().filter(|_| is_camera),
+            counts,
+            measure: self.measure.clone().filter(|_| is_camera),
+            scale,
+            encode: Arc::clone(&encode),
+        };
+        self.threads
+            .push(Self::spawn("media-encode", move || out.run())?);
+        Ok(encode)
     }
 }
