@@ -58,14 +58,16 @@ pub struct Stand {
 
 /// What is run for its rows.
 enum Part {
-    Condition(Condition),
+    Condition(Box<Condition>),
     Cost(Cost),
     SoundServer,
 }
 
 impl Part {
     fn all() -> impl Iterator<Item = Self> {
-        let conditions = conditions::all().into_iter().map(Self::Condition);
+        let conditions = conditions::all()
+            .into_iter()
+            .map(|condition| Self::Condition(Box::new(condition)));
         conditions
             .chain(cost::ALL.map(Self::Cost))
             .chain([Self::SoundServer])
