@@ -4,7 +4,10 @@
 //! programs; other systems have one sound system each. A stream is asked for 48 kHz and 10 ms at a time; what a
 //! device refuses is tried otherwise, and what it promises is not believed before it works.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use cpal::{
     BufferSize, Device, Error, ErrorKind, FromSample, Host, HostId, InputCallbackInfo,
@@ -94,6 +97,23 @@ pub(crate) struct Found {
     way: Way,
 }
 
+/// An open stream. Closing one waits for the sound system, and for ever where that took the device away first
+/// (cpal 0.18 on PulseAudio: its thread waits for an end that the server does not tell). So a thread of its own
+/// closes it, and whoever used it goes on at once.
+pub(crate) struct OpenStream(Option<Stream>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let Some(stream) = self.0.take() else { return };
+        let closing = std::thread::Builder::new()
+            .name("sound-close".to_owned())
+            .spawn(move || drop(stream));
+        if let Err(error) = closing {
+            tracing::debug!(%error, "a sound device is closed in place");
+        }
+    }
+}
+
 /// What a stream runs at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -118,8 +138,20 @@ fn is_server(host: &Host) -> bool {
     name == "pipewire" || name == "pulseaudio"
 }
 
+/// A connection to a sound system, and what it is for.
+type Known = ((HostId, Way), Arc<Host>);
+
+/// The sound systems that have answered. They are kept: what cpal 0.18 makes for a connection to PulseAudio, a
+/// thread and three files, stays for as long as the server does, and a device that is gone is looked for once
+/// a second. Each way has its own, so that its thread serves no other.
+static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
+
+fn known() -> MutexGuard<'static, Vec<Known>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The sound systems that answer, best first.
-fn hosts() -> Vec<Host> {
+fn hosts(way: Way) -> Vec<Arc<Host>> {
     #[cfg(target_os = "linux")]
     hush();
     let mut ids = cpal::available_hosts();
@@ -129,23 +161,47 @@ fn hosts() -> Vec<Host> {
         _ => 2,
     };
     ids.sort_by_key(rank);
-    ids.into_iter()
-        .filter_map(|id| cpal::host_from_id(id).ok())
-        .collect()
+    ids.into_iter().filter_map(|id| host(way, id)).collect()
+}
+
+/// One that is known, or that answers now.
+fn host(way: Way, id: HostId) -> Option<Arc<Host>> {
+    let mut known = known();
+    if let Some((_, host)) = known.iter().find(|(key, _)| *key == (id, way)) {
+        return Some(Arc::clone(host));
+    }
+    let host = Arc::new(cpal::host_from_id(id).ok()?);
+    known.push(((id, way), Arc::clone(&host)));
+    Some(host)
+}
+
+/// The devices of a sound system; where it has gone, those of the one that has come in its place.
+fn devices_of(way: Way, host: &Arc<Host>) -> Result<Vec<(Device, String)>, Error> {
+    way.devices(host).or_else(|error| {
+        let id = host.id();
+        known().retain(|(_, other)| !Arc::ptr_eq(other, host));
+        match self::host(way, id) {
+            Some(again) => way.devices(&again),
+            None => Err(error),
+        }
+    })
 }
 
 /// The inputs and outputs of the best sound system that has any.
 pub(crate) fn list() -> Result<(Vec<SoundDevice>, Vec<SoundDevice>), CaptureError> {
     let mut problem = None;
-    for host in hosts() {
-        let mut all = [Way::In, Way::Out].map(|way| match way.devices(&host) {
-            Ok(devices) => {
-                let default = way.default(&host).is_some();
-                name_all(devices, default)
-            }
-            Err(error) => {
-                problem = Some(error.to_string());
-                Vec::new()
+    for host in hosts(Way::In) {
+        let mut all = [Way::In, Way::Out].map(|way| {
+            let host = self::host(way, host.id()).unwrap_or_else(|| Arc::clone(&host));
+            match devices_of(way, &host) {
+                Ok(devices) => {
+                    let default = way.default(&host).is_some();
+                    name_all(devices, default)
+                }
+                Err(error) => {
+                    problem = Some(error.to_string());
+                    Vec::new()
+                }
             }
         });
         if all.iter().any(|devices| !devices.is_empty()) {
@@ -179,8 +235,8 @@ fn name_all(devices: Vec<(Device, String)>, has_default: bool) -> Vec<SoundDevic
 /// The device that is called so: by number, by its name, or by the name that the sound system uses itself.
 pub(crate) fn find(way: Way, wanted: Option<&str>) -> Result<Found, CaptureError> {
     let mut found = Vec::new();
-    for host in hosts() {
-        let Ok(devices) = way.devices(&host) else {
+    for host in hosts(way) {
+        let Ok(devices) = devices_of(way, &host) else {
             continue;
         };
         let names: Vec<String> = devices.iter().map(|(_, name)| name.clone()).collect();
@@ -264,7 +320,7 @@ impl Found {
         &self,
         mut make: impl FnMut(Shape) -> H,
         build: impl Fn(&Device, StreamConfig, SampleFormat, H) -> Result<Stream, Error>,
-    ) -> Result<(Stream, Shape), CaptureError> {
+    ) -> Result<(OpenStream, Shape), CaptureError> {
         let configs = self.configs().map_err(|error| self.failed(&error))?;
         let mut last = Error::new(ErrorKind::UnsupportedConfig);
         for (config, format) in configs {
@@ -284,7 +340,7 @@ impl Found {
                         buffer = ?config.buffer_size,
                         "sound device opened"
                     );
-                    return Ok((stream, shape));
+                    return Ok((OpenStream(Some(stream)), shape));
                 }
                 Err(error) => {
                     tracing::debug!(device = self.name, ?config, ?format, %error, "refused");
@@ -309,7 +365,7 @@ impl Found {
     pub(crate) fn open_input<H: Hear>(
         &self,
         make: impl FnMut(Shape) -> (H, Alarm),
-    ) -> Result<(Stream, Shape), CaptureError> {
+    ) -> Result<(OpenStream, Shape), CaptureError> {
         self.open(make, |device, config, format, (hear, alarm)| match format {
             SampleFormat::F32 => input::<f32, H>(device, config, hear, alarm),
             SampleFormat::I16 => input::<i16, H>(device, config, hear, alarm),
@@ -323,7 +379,7 @@ impl Found {
     pub(crate) fn open_output<S: Speak>(
         &self,
         make: impl FnMut(Shape) -> (S, Alarm),
-    ) -> Result<(Stream, Shape), CaptureError> {
+    ) -> Result<(OpenStream, Shape), CaptureError> {
         self.open(
             make,
             |device, config, format, (speak, alarm)| match format {

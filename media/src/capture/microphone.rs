@@ -5,11 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use cpal::Stream;
-
 use super::{
     BLOCK, CaptureClock, CaptureError, Resampler, SoundBlock, SoundInfo, SoundSource,
-    host::{self, Hear, Shape, Way},
+    host::{self, Hear, OpenStream, Shape, Way},
     ring::{RingReader, RingWriter, ring},
 };
 use crate::{AudioTime, sync};
@@ -24,7 +22,7 @@ const SILENT_FOR: Duration = Duration::from_secs(5);
 /// An open microphone.
 pub(super) struct MicrophoneSource {
     // Sound comes for as long as this lives.
-    _stream: Stream,
+    _stream: OpenStream,
     name: String,
     shape: Shape,
     ring: RingReader,

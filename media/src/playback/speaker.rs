@@ -11,12 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cpal::Stream;
-
 use super::{EchoReference, PlayError, SoundCounts, SoundSink};
 use crate::capture::{
     BLOCK, Resampler, SoundBlock,
-    host::{self, Shape, Speak, Way},
+    host::{self, OpenStream, Shape, Speak, Way},
     ring::{RingReader, RingWriter, ring},
 };
 
@@ -37,7 +35,7 @@ const STUCK_FOR: Duration = Duration::from_secs(5);
 /// An open loudspeaker.
 pub(super) struct SpeakerSink {
     // It plays for as long as this lives.
-    _stream: Stream,
+    _stream: OpenStream,
     name: String,
     shape: Shape,
     ring: RingWriter,
