@@ -113,6 +113,11 @@ pub enum Action {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
     },
+    /// Say how good the network is, what carries the connection to a peer, and what to do about either
+    Doctor {
+        /// Whose connection to look at as well; a contact that is connected to if it is not yet
+        peer: Option<String>,
+    },
     /// Show cameras, screens, microphones and speakers
     Devices,
     /// Hear and see oneself through encoder, an emulated link and decoder, with the numbers

@@ -8,6 +8,7 @@ mod calls;
 mod chat;
 mod contacts;
 mod devices;
+mod doctor;
 mod figures;
 mod history;
 mod id;
@@ -131,6 +132,7 @@ async fn run(cli: Cli) -> Result<Exit, Problem> {
         Action::Call(args) => call::run(&settings, out, args).await,
         Action::Answer(args) => answer::run(&settings, out, args).await,
         Action::Calls { missed, limit } => calls::run(&settings, out, missed, limit).await,
+        Action::Doctor { peer } => doctor::run(&settings, out, peer).await,
         Action::Devices => devices::run(out).await,
         Action::InCall(args) => in_call::run(&settings, out, args).await,
         Action::Loopback(args) => loopback::run(&settings, out, args).await,

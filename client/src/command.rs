@@ -5,13 +5,14 @@
 
 use std::path::PathBuf;
 
-use p2p_net::PeerId;
+use p2p_net::{NetworkReport, PeerId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::args::Accept;
 use crate::call::MediaChoice;
 use crate::contacts::{Contact, peer_text};
+use crate::diagnosis::PeerReport;
 use crate::event::{CallView, PeerView, RelayView};
 use crate::store::messages::StoredMessage;
 
@@ -23,6 +24,14 @@ pub enum Command {
     Status,
     /// Who is at the relay, and who is connected.
     Peers,
+    /// How the network is; takes a second or two, and some dozens of packets to the relay.
+    Network,
+    /// How the way to a peer is, without changing anything about it.
+    Diagnose {
+        /// Which.
+        #[serde(with = "peer_text")]
+        peer: PeerId,
+    },
     /// Changes the address book; see [`BookCommand`].
     Book(BookCommand),
     /// Makes a connection to a peer, if there is none; answers when it is usable.
@@ -213,6 +222,10 @@ pub enum Reply {
     Status(Status),
     /// To [`Command::Peers`].
     Peers(Vec<PeerView>),
+    /// To [`Command::Network`].
+    Network(Box<NetworkReport>),
+    /// To [`Command::Diagnose`].
+    Way(Box<PeerReport>),
     /// The contact as it is now; nothing after a removal.
     Contact(Option<Contact>),
     /// The message as it was stored.

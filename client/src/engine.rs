@@ -6,6 +6,7 @@ mod actor;
 mod calls;
 mod carrier;
 mod commands;
+mod diagnosis;
 mod faces;
 mod in_call;
 mod link;

@@ -11,6 +11,7 @@ pub mod settings;
 pub mod call;
 pub mod chat;
 pub mod contacts;
+pub mod diagnosis;
 pub mod wire;
 
 // What is kept.

@@ -30,8 +30,8 @@ pub use connection::{Connection, Stats};
 pub use endpoint::{Config, Endpoint, RelayCarrier, RelayState, SocketProvider, TcpDial};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
 pub use p2p_net_proto::{
-    Allocation, Ease, FamilyReport, Filtering, Fingerprint, Identity, Interface, Mapping, NatReport,
-    NetworkReport, NotDirect, PathInfo, PathKind, PeerId, PortMapping, Portal, RelayAddress,
+    Allocation, Ease, FamilyReport, Filtering, Fingerprint, Identity, Interface, Mapping,
+    NatReport, NetworkReport, NotDirect, PathInfo, PathKind, PeerId, Portal, RelayAddress,
     ServerReport, Token,
 };
 /// Streams are quinn's own (`quinn` 0.11): the receiving half.

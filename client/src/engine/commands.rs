@@ -33,6 +33,8 @@ impl Actor {
                 process: std::process::id(),
             })),
             Command::Peers => Ok(Reply::Peers(self.all_views())),
+            Command::Network => return self.examine(reply),
+            Command::Diagnose { peer } => Ok(Reply::Way(Box::new(self.diagnose(peer)))),
             Command::Book(change) => self.change_book(change).await,
             Command::Connect { peer } => return self.connect(peer, reply).await,
             Command::Say {

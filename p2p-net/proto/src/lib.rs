@@ -52,9 +52,7 @@ pub use ids::{
     ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transaction, virtual_address,
 };
 pub use nat::{Allocation, Filtering, Mapping, NatReport, Survey};
-pub use network::{
-    Ease, FamilyReport, Interface, NetworkReport, PortMapping, Portal, ServerReport,
-};
+pub use network::{Ease, FamilyReport, Interface, NetworkReport, Portal, ServerReport};
 pub use path::{PathInfo, PathKind};
 pub use peer::{
     Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind, Surroundings,

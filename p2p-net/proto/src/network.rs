@@ -27,8 +27,6 @@ pub struct NetworkReport {
     pub tcp: Option<bool>,
     /// Somebody answers the web in the relay's place, as a sign-in page does; only tried where UDP is silent.
     pub portal: Option<Portal>,
-    /// What the router was asked for.
-    pub port_mapping: PortMapping,
 }
 
 /// One address of one interface.
@@ -67,20 +65,31 @@ pub struct Portal {
     pub location: Option<String>,
 }
 
-/// Whether the router gives us a port of its own.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
-pub enum PortMapping {
-    /// Nobody asked: it is switched off, or there is nothing to gain.
-    #[default]
-    NotAsked,
-    /// No router answered, by PCP, NAT-PMP or UPnP.
-    Unavailable,
-    /// It gave us one.
-    Mapped {
-        /// As whom we are reached.
-        external: SocketAddr,
-    },
+/// Of a place to go to, so much is shown, characters.
+const MAX_LOCATION: usize = 120;
+
+impl Portal {
+    /// What the head of a web answer says. `None` unless it is one that no web server of the relay's own would
+    /// give: a redirection, or "network authentication required" (RFC 6585 §6).
+    pub fn parse(head: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(head);
+        let mut lines = text.lines();
+        let status_line = lines.next()?.strip_prefix("HTTP/1.")?;
+        let status: u16 = status_line.split_whitespace().nth(1)?.parse().ok()?;
+        if !matches!(status, 301 | 302 | 303 | 307 | 308 | 511) {
+            return None;
+        }
+        let location = lines.take_while(|line| !line.is_empty()).find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("location").then(|| value.trim())
+        });
+        let printable = |text: &str| -> String {
+            let shown = text.chars().filter(char::is_ascii_graphic);
+            shown.take(MAX_LOCATION).collect()
+        };
+        let location = location.map(printable).filter(|text| !text.is_empty());
+        Some(Self { status, location })
+    }
 }
 
 /// How well direct paths can be made from here, best first.
@@ -128,9 +137,6 @@ impl NetworkReport {
 
     /// How well direct paths can be made: as well as the better family allows.
     pub fn ease(&self) -> Ease {
-        if matches!(self.port_mapping, PortMapping::Mapped { .. }) {
-            return Ease::Open;
-        }
         match self.udp() {
             None => Ease::Unknown,
             Some(false) => Ease::Blocked,
@@ -225,10 +231,44 @@ mod tests {
         assert_eq!(report.ease(), Ease::Hard);
         report.ipv4 = family(symmetric, None);
         assert_eq!((report.udp(), report.ease()), (Some(false), Ease::Blocked));
-        report.port_mapping = PortMapping::Mapped {
-            external: SocketAddr::from(([192, 0, 2, 9], 5)),
+    }
+
+    #[test]
+    fn redirections_are_told_from_web_servers_and_rubbish() {
+        let portal = |status, location: Option<&str>| {
+            let location = location.map(str::to_owned);
+            Some(Portal { status, location })
         };
-        assert_eq!(report.ease(), Ease::Open);
+        let table: [(&[u8], Option<Portal>); 8] = [
+            (
+                b"HTTP/1.1 302 Found\r\nServer: x\r\nLOCATION: http://login.example/?a=b\r\n\r\n",
+                portal(302, Some("http://login.example/?a=b")),
+            ),
+            (
+                b"HTTP/1.0 511 Network Authentication Required\r\n\r\n",
+                portal(511, None),
+            ),
+            // What stands behind the head is no head.
+            (
+                b"HTTP/1.1 307 x\r\n\r\nLocation: http://x/",
+                portal(307, None),
+            ),
+            (
+                b"HTTP/1.1 302 x\r\nLocation: \x1b[31m\xff\r\n\r\n",
+                portal(302, Some("[31m")),
+            ),
+            (b"HTTP/1.1 200 OK\r\n\r\n", None),
+            (b"HTTP/1.1 404 Not Found\r\n\r\n", None),
+            (b"HTTP/1.1", None),
+            (b"", None),
+        ];
+        for (head, expected) in table {
+            let told = Portal::parse(head);
+            assert_eq!(told, expected, "{}", String::from_utf8_lossy(head));
+        }
+        let long = format!("HTTP/1.1 302 x\r\nLocation: {}\r\n\r\n", "y".repeat(4_000));
+        let location = Portal::parse(long.as_bytes()).and_then(|portal| portal.location);
+        assert_eq!(location.map(|text| text.len()), Some(MAX_LOCATION));
     }
 
     #[test]

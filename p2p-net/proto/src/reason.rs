@@ -107,12 +107,10 @@ impl NotDirect {
             Self::NoAnswer => Some("ask the peer to update, or to come online again"),
             Self::Blocked => Some("look for a firewall that drops UDP on either side"),
             Self::NatUnknown => Some("open both UDP ports of the relay"),
-            Self::BothSymmetric => {
-                Some("switch port mapping (UPnP, NAT-PMP) on in one router, or use IPv6")
-            }
-            Self::GuessFailed => {
-                Some("wait an hour, switch port mapping on in one router, or use IPv6")
-            }
+            Self::BothSymmetric => Some("use IPv6 on both sides, or another network on one"),
+            Self::GuessFailed => Some(
+                "use IPv6 on both sides, or another network on one; it is tried again in an hour",
+            ),
             Self::GuessWaits => Some("wait: it is tried again by itself"),
         }
     }

@@ -65,7 +65,9 @@ impl Driver {
             return;
         }
         self.examining = Some(vec![reply]);
+        // Where TCP carries the login, what UDP does is still to be seen, at the relay's own address.
         let session = self.session.as_ref();
+        let session = session.filter(|session| !session.is_tcp());
         let examination = Examination {
             provider: self.parts.provider.clone(),
             system: self.parts.system,
