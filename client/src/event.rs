@@ -129,7 +129,7 @@ pub enum CallStep {
         /// All of them.
         stats: Box<media::stats::Snapshot>,
     },
-    /// How loud both sides are, some times a second.
+    /// How loud both sides are, some times a second; only for the face whose call it is.
     Levels {
         /// dBFS.
         levels: media::pipeline::Levels,

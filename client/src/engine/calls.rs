@@ -43,7 +43,7 @@ pub(super) struct Calls {
 pub(super) struct Current {
     pub(super) record: CallRecord,
     /// The face that it belongs to, and with which it ends.
-    face: Option<u64>,
+    pub(super) face: Option<u64>,
     pub(super) choice: MediaChoice,
     /// What of it our person has off, or what does not work now.
     pub(super) missing: Missing,
@@ -458,7 +458,7 @@ impl Actor {
                 self.line(call::Input::Quality(quality(&stats))).await;
                 self.tell_call(CallStep::Stats { stats });
             }
-            News::Levels(levels) => self.tell_call(CallStep::Levels { levels }),
+            News::Levels(levels) => self.tell_levels(levels),
             News::Event(what) => {
                 self.note_device(&what).await;
                 self.tell_call(CallStep::Media { what });

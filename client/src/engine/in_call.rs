@@ -5,7 +5,7 @@ use super::media::Wish;
 use crate::Problem;
 use crate::call::{self, MediaChoice, is_source};
 use crate::command::{CallChange, Reply};
-use crate::event::CallView;
+use crate::event::{CallStep, CallView, Event};
 use crate::wire::Sources;
 
 /// Sources that are chosen, but send nothing.
@@ -138,13 +138,28 @@ impl Actor {
         Ok(Reply::Done)
     }
 
+    /// How loud it is, only for the face whose call it is: nobody else draws a meter.
+    pub(super) fn tell_levels(&mut self, levels: media::pipeline::Levels) {
+        let Some(current) = &self.calls.current else {
+            return;
+        };
+        let Some(face) = current.face else { return };
+        let event = Event::Call {
+            number: current.record.number,
+            peer: current.record.peer,
+            outgoing: current.record.outgoing,
+            step: CallStep::Levels { levels },
+        };
+        self.faces.tell(face, event);
+    }
+
     /// A device came or went: the other side is told what it can still expect.
     pub(super) async fn note_device(&mut self, what: &media::pipeline::Event) {
-        use media::pipeline::Event;
+        use media::pipeline::Event as Media;
 
         let (device, lost) = match what {
-            Event::DeviceLost { device, .. } => (*device, true),
-            Event::DeviceOpened { device, .. } => (*device, false),
+            Media::DeviceLost { device, .. } => (*device, true),
+            Media::DeviceOpened { device, .. } => (*device, false),
             _ => return,
         };
         let (Some((ours, _)), Some(current)) =
