@@ -102,6 +102,8 @@ pub(super) struct Receiver {
     sync_delay: Duration,
     /// The farthest copy of the last seconds, and two copies in one packet.
     copies: VecDeque<(Instant, Duration, usize)>,
+    /// The last packet of sound had copies in it.
+    copied: bool,
     voice: bool,
     last_arrival: Option<Instant>,
     reconnecting: bool,
@@ -135,6 +137,7 @@ impl Receiver {
             buffer_told: BufferOrder::default(),
             sync_delay: Duration::ZERO,
             copies: VecDeque::new(),
+            copied: false,
             voice: false,
             last_arrival: None,
             reconnecting: false,
@@ -231,17 +234,22 @@ impl Receiver {
             })
             .max()
             .unwrap_or(0);
-        let distance = Duration::from_micros(farthest * 1_000 / 48);
+        // A copy in one packet alone is that of a syllable's beginning, which is nothing to wait for.
+        let alone = !std::mem::replace(&mut self.copied, !body.copies.is_empty());
+        let (distance, count) = match body.copies.len() {
+            _ if alone => (Duration::ZERO, 0),
+            count => (Duration::from_micros(farthest * 1_000 / 48), count),
+        };
         // One entry for ten packets is enough.
         let new = self
             .copies
             .back()
             .is_none_or(|(at, ..)| now.saturating_duration_since(*at) >= COPIES_WINDOW / 20);
         if new {
-            self.copies.push_back((now, distance, body.copies.len()));
+            self.copies.push_back((now, distance, count));
         } else if let Some(last) = self.copies.back_mut() {
             last.1 = last.1.max(distance);
-            last.2 = last.2.max(body.copies.len());
+            last.2 = last.2.max(count);
         }
         while let Some((at, ..)) = self.copies.front() {
             if now.saturating_duration_since(*at) <= COPIES_WINDOW {

@@ -17,13 +17,17 @@ const SHORT_FRAMES_FROM: u64 = 600_000;
 const LONG_FRAMES_BELOW: u64 = 80_000;
 /// Payload of sound at most, bits a second.
 const AUDIO_MOST: u64 = 48_000;
-/// Payload of sound below [`MEDIUM_AUDIO_BELOW`], bits a second: still wide-band speech.
+/// Payload of sound on narrow links, bits a second: still wide-band speech.
 const AUDIO_MEDIUM: u64 = 24_000;
-/// Below this estimate sound gets [`AUDIO_MEDIUM`].
-const MEDIUM_AUDIO_BELOW: u64 = 200_000;
+/// Where this share of the estimate is more than [`AUDIO_MEDIUM`], the payload of sound may be so much: the
+/// whole wish from 320 kbit/s up, 40 kbit/s on a link of 300. Sound is missed before pictures are.
+const PAYLOAD_SHARE: f64 = 0.15;
+/// Payload changes in steps of this, bits a second, so that the encoder is not told of each wave of the estimate.
+const PAYLOAD_STEP: u64 = 4_000;
 /// Payload of sound at least, bits a second.
 const AUDIO_LEAST: u64 = 12_000;
-/// Copies may lift sound to this share of the estimate.
+/// Copies may lift sound to this share of the estimate; they are worth more than payload above
+/// [`AUDIO_MEDIUM`].
 const AUDIO_SHARE: f64 = 0.3;
 /// Repair gets at most this share of what video gets with it.
 const REPAIR_MOST: f64 = 1.0;
@@ -59,7 +63,7 @@ pub struct Demand {
     pub audio: bool,
     /// Only the least sound (see [`super::Estimator::audio_floor`]).
     pub audio_floor: bool,
-    /// Payload of sound wished, bits a second, usually 32,000; at most 48,000 is given.
+    /// Payload of sound wished, bits a second, usually 48,000, which is also the most that is given.
     pub audio_bits_per_sec: u64,
     /// Copies of earlier frames in each audio packet that repair wants, 0 to 3.
     pub audio_copies: u8,
@@ -165,7 +169,8 @@ struct Audio {
 
 fn audio(demand: &Demand) -> Audio {
     let estimate = demand.estimate_bits_per_sec;
-    let millis: u32 = if demand.audio_floor || estimate < LONG_FRAMES_BELOW {
+    let low = demand.audio_floor || estimate < LONG_FRAMES_BELOW;
+    let millis: u32 = if low {
         40
     } else if estimate < SHORT_FRAMES_FROM {
         20
@@ -173,29 +178,41 @@ fn audio(demand: &Demand) -> Audio {
         10
     };
     let wished = demand.audio_bits_per_sec.clamp(AUDIO_LEAST, AUDIO_MOST);
-    let encoder = if demand.audio_floor || estimate < LONG_FRAMES_BELOW {
-        AUDIO_LEAST
-    } else if estimate < MEDIUM_AUDIO_BELOW {
-        wished.min(AUDIO_MEDIUM)
+    let (wished, least) = if low {
+        (AUDIO_LEAST, AUDIO_LEAST)
     } else {
-        wished
+        (wished, wished.min(AUDIO_MEDIUM))
     };
-    let per_sec = 1_000.0 / f64::from(millis);
-    let payload = encoder as f64 / 8.0 / per_sec;
-    let wire = |copies: u8| {
-        let bytes = PACKET_BYTES + payload + f64::from(copies) * (payload + COPY_BYTES);
-        bytes * 8.0 * per_sec
+    let bits_per_byte = 8.0 * 1_000.0 / f64::from(millis);
+    let room = AUDIO_SHARE * estimate as f64 / bits_per_byte - PACKET_BYTES;
+    // What the first and so many copies can have each.
+    let with = |copies: u8| {
+        let copies = f64::from(copies);
+        in_steps((room - copies * COPY_BYTES) / (1.0 + copies) * bits_per_byte)
     };
     let copies = (0..=demand.audio_copies.min(3))
         .rev()
-        .find(|copies| *copies == 0 || wire(*copies) <= AUDIO_SHARE * estimate as f64)
+        .find(|copies| with(*copies) >= least)
         .unwrap_or(0);
+    let fits = with(copies).min(in_steps(PAYLOAD_SHARE * estimate as f64));
+    let encoder = wished.min(fits.max(least));
+    let payload = encoder as f64 / bits_per_byte;
+    let bytes = PACKET_BYTES + payload + f64::from(copies) * (payload + COPY_BYTES);
     Audio {
-        wire: if demand.audio { wire(copies) } else { 0.0 },
+        wire: if demand.audio {
+            bytes * bits_per_byte
+        } else {
+            0.0
+        },
         encoder,
         frame: Duration::from_millis(millis.into()),
         copies,
     }
+}
+
+/// Whole steps of payload.
+fn in_steps(bits_per_sec: f64) -> u64 {
+    bits_per_sec as u64 / PAYLOAD_STEP * PAYLOAD_STEP
 }
 
 /// Screen and camera, of `bits` a second.
@@ -311,7 +328,7 @@ mod tests {
             estimate_bits_per_sec: estimate,
             audio: true,
             audio_floor: false,
-            audio_bits_per_sec: 32_000,
+            audio_bits_per_sec: 48_000,
             audio_copies: 0,
             repair_share: 0.0,
             camera: true,
@@ -326,10 +343,10 @@ mod tests {
     fn a_camera_alone_gets_what_sound_and_reports_leave() {
         let shares = allocate(&demand(1_000_000));
         assert_eq!(shares.reports_bits_per_sec, 25_000);
-        // 40 bytes and 76 of headers, a hundred times a second.
-        assert_eq!(shares.audio_wire_bits_per_sec, 92_800);
+        // 60 bytes and 76 of headers, a hundred times a second.
+        assert_eq!(shares.audio_wire_bits_per_sec, 108_800);
         assert_eq!(shares.audio_frame, Duration::from_millis(10));
-        assert_eq!(shares.camera_bits_per_sec, 1_000_000 - 25_000 - 92_800);
+        assert_eq!(shares.camera_bits_per_sec, 1_000_000 - 25_000 - 108_800);
         let target = shares.camera_encoder_bits_per_sec as f64;
         let share = shares.camera_bits_per_sec as f64;
         assert!((0.89..0.93).contains(&(target / share)), "{target}");
@@ -345,8 +362,10 @@ mod tests {
                 shares.audio_encoder_bits_per_sec,
             )
         };
-        assert_eq!(at(600_000), (10, 32_000));
-        assert_eq!(at(300_000), (20, 32_000));
+        assert_eq!(at(600_000), (10, 48_000));
+        assert_eq!(at(330_000), (20, 48_000));
+        assert_eq!(at(270_000), (20, 40_000));
+        assert_eq!(at(200_000), (20, 28_000));
         assert_eq!(at(150_000), (20, 24_000));
         assert_eq!(at(60_000), (40, 12_000));
         let floor = Demand {
@@ -367,7 +386,8 @@ mod tests {
             .audio_copies
         };
         assert_eq!(with(1_000_000), 2);
-        assert_eq!(with(360_000), 1);
+        assert_eq!(with(360_000), 2);
+        assert_eq!(with(300_000), 1);
         assert_eq!(with(200_000), 0);
     }
 

@@ -606,7 +606,7 @@ fn demand(estimate_bits_per_sec: u64) -> Demand {
         estimate_bits_per_sec,
         audio: true,
         audio_floor: false,
-        audio_bits_per_sec: 32_000,
+        audio_bits_per_sec: 48_000,
         audio_copies: 0,
         repair_share: 0.0,
         camera: true,

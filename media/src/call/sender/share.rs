@@ -140,10 +140,9 @@ impl Sender {
         let loss = self.estimator.loss().total;
         // In-band repair where loss is felt but the budget has no room for copies.
         let uncovered = plan.offsets().len() > usize::from(shares.audio_copies);
-        self.sound_plan = if shares.audio_copies == 0 {
-            copies::Plan::default()
-        } else {
-            plan
+        self.sound_plan = match shares.audio_copies {
+            0 => copies::Plan::default(),
+            copies => plan.cut(copies, shares.audio_frame),
         };
         let order = SoundOrder {
             bits_per_sec: shares.audio_encoder_bits_per_sec,
