@@ -634,7 +634,7 @@ impl Login {
         let greeting = async {
             match proven {
                 Proven::Quic(connection, address) => self.greet_quic(connection, address).await,
-                Proven::Tcp(opened, address) => self.greet_tcp(opened, address).await,
+                Proven::Tcp(opened, address) => self.greet_tcp(*opened, address).await,
             }
         };
         match timeout(WELCOME_TIMEOUT, greeting).await {

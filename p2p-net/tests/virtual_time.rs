@@ -1,5 +1,6 @@
 //! The whole stack (relay, NATs, endpoints, QUIC) in virtual time: how long things take in round trips.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use p2p_net::{
     Allocation, Config, Connection, Ease, Endpoint, Filtering, Identity, Mapping, NotDirect,
-    PathKind, RateBudget, RateMode, RecvStream, RelayAddress, RelayState, SocketProvider,
+    PathKind, RateBudget, RateMode, RecvStream, RelayAddress, RelayState, SocketProvider, TcpDial,
 };
 use p2p_net_sim::{LinkConfig, Loss, NatConfig, SimHost, SimNet};
 use relay::Relay;
@@ -42,6 +43,16 @@ impl SocketProvider for Sockets {
         let parsed = host.parse::<IpAddr>().map_err(io::Error::other);
         Box::pin(async move { Ok(vec![SocketAddr::new(parsed?, port)]) })
     }
+
+    fn dial_tcp(&self, _: String, _: u16, _: Vec<SocketAddr>) -> Option<TcpDial> {
+        TCP_DIALS.set(TCP_DIALS.get() + 1);
+        None
+    }
+}
+
+thread_local! {
+    /// How often this test's endpoints would have dialled TCP.
+    static TCP_DIALS: Cell<u32> = const { Cell::new(0) };
 }
 
 struct Stand {
@@ -150,6 +161,7 @@ fn echo(connection: Connection) {
 
 /// From `connect()` until the answer to a first byte, and until both sides use the direct path.
 async fn meet(seed: u64, nats: [NatConfig; 2], delay: Duration) -> (Duration, Duration) {
+    TCP_DIALS.set(0);
     let stand = Stand::new(seed, nats, LinkConfig::delay(delay)).await;
     let [one, two] = stand.endpoints.clone();
     let (tell, told) = tokio::sync::oneshot::channel();
@@ -176,6 +188,12 @@ async fn meet(seed: u64, nats: [NatConfig; 2], delay: Duration) -> (Duration, Du
         connected <= 4 * delay + SLACK,
         "usable after {connected:?} with links of {delay:?}"
     );
+    // UDP's head start is 300 ms: whose relay answers in that time dials no TCP.
+    assert!(TCP_DIALS.get() == 0 || 2 * delay > Duration::from_millis(300));
+    // Before the relay goes, which they would look for.
+    for endpoint in &stand.endpoints {
+        endpoint.close().await;
+    }
     (answered, direct)
 }
 

@@ -36,7 +36,7 @@ pub(super) enum Proven {
     /// Over UDP.
     Quic(Connection, SocketAddr),
     /// Over TCP.
-    Tcp(tcp::Opened, SocketAddr),
+    Tcp(Box<tcp::Opened>, SocketAddr),
 }
 
 type TcpAttempt<'a> = Pin<Box<dyn Future<Output = Result<Proven, Failure>> + Send + 'a>>;
@@ -122,7 +122,7 @@ impl Login {
             let opened = opened.map_err(|error| self.judge_tcp(&error))?;
             let address = known.unwrap_or_else(|| SocketAddr::new(NOWHERE.into(), *port));
             debug!(%address, remote = %opened.remote, "TCP reaches the relay");
-            Ok(Proven::Tcp(opened, address))
+            Ok(Proven::Tcp(Box::new(opened), address))
         }))
     }
 
