@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
-use benches::lab::{Lab, Nat};
+use benches::lab::{Lab, Nat, PeerArguments, peer};
 use benches::report::print;
 use benches::scenario::Effort;
 
@@ -32,14 +33,38 @@ enum What {
         /// The NAT of the other
         other: Nat,
     },
+    /// How often and how soon fresh pairs behind these two kinds of NAT talk directly
+    Guesses {
+        /// The NAT of one side
+        one: Nat,
+        /// The NAT of the other
+        other: Nat,
+        /// How many pairs
+        #[arg(long, default_value_t = 200)]
+        runs: u32,
+    },
+    /// One side of such a pair
+    #[command(hide = true)]
+    Peer(PeerArguments),
 }
 
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
+    if let Some(What::Peer(arguments)) = cli.what {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_env_filter(EnvFilter::from_default_env())
+            .init();
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(peer(arguments))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let lab = Lab::from_environment(Effort::of(cli.quick))?;
     let rows = match cli.what {
         None => lab.rows()?,
         Some(What::Pair { one, other }) => lab.pair(one, other)?,
+        Some(What::Guesses { one, other, runs }) => lab.guesses(one, other, runs)?,
+        Some(What::Peer(_)) => Vec::new(),
     };
     let good = print(&rows, cli.json, stdout().lock())?;
     Ok(if good {
