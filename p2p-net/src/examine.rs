@@ -15,6 +15,7 @@ use p2p_net_proto::{
 };
 use quinn::AsyncUdpSocket;
 use quinn_udp::{RecvMeta, Transmit};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
@@ -45,7 +46,13 @@ type Socket = Arc<dyn AsyncUdpSocket>;
 
 impl Examination {
     /// Looks, and says what there is.
-    pub(crate) async fn run(self) -> NetworkReport {
+    pub(crate) async fn run(mut self) -> NetworkReport {
+        if self.interfaces.is_empty() {
+            // A login on a fast network stands before the driver's first look at them.
+            let provider = self.provider.clone();
+            let look = spawn_blocking(move || provider.interfaces());
+            self.interfaces = look.await.unwrap_or_default();
+        }
         let shown = self.interfaces.iter();
         let shown = shown.filter(|(address, _)| !address.is_loopback());
         let mut report = NetworkReport {
