@@ -185,7 +185,11 @@ impl Lab {
         rows.push(if expected {
             Row::holds(name("direct"), direct, beside)
         } else {
-            Row::holds(name("relayed: no order of ports is visible"), !direct, beside)
+            Row::holds(
+                name("relayed: no order of ports is visible"),
+                !direct,
+                beside,
+            )
         });
         Ok(rows)
     }

@@ -36,8 +36,8 @@ use crate::args::{Action, Cli, ContactsAction, Global};
 use crate::settings::Settings;
 use crate::{Exit, Problem, demo, interrupt};
 
-use out::Out;
 pub(crate) use figures::summary_text;
+use out::Out;
 
 /// The whole program: reads the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {

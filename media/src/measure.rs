@@ -234,7 +234,8 @@ impl PictureSource for Sent {
     fn next(&mut self, timeout: Duration) -> Result<Option<Picture>, CaptureError> {
         let picture = self.source.next(timeout)?;
         if let Some(number) = picture.as_ref().and_then(stamp::read) {
-            self.log.with(|log| log.write(u64::from(number), now_micros()));
+            self.log
+                .with(|log| log.write(u64::from(number), now_micros()));
         }
         Ok(picture)
     }

@@ -604,10 +604,7 @@ impl Driver {
             prefixes: self.interfaces.clone(),
             relays: self.parts.socket.tables().relays.clone(),
             loopback,
-            relay_round_trip: self
-                .session
-                .as_ref()
-                .map(|session| session.round_trip()),
+            relay_round_trip: self.session.as_ref().map(|session| session.round_trip()),
         }
     }
 

@@ -223,7 +223,8 @@ pub fn parse_answer(packet: &[u8]) -> Result<Answer, StunError> {
             }
             (TIME, value) => {
                 let bytes = value.try_into().map_err(|_| StunError::Malformed)?;
-                time_micros.get_or_insert(u64::from_be_bytes(bytes));
+                let micros = u64::from_be_bytes(bytes);
+                time_micros.get_or_insert(micros);
             }
             (kind, _) if kind < COMPREHENSION_OPTIONAL && !PASSED_OVER.contains(&kind) => {
                 return Err(StunError::UnknownAttribute(kind));

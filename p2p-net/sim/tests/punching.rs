@@ -106,10 +106,7 @@ fn a_symmetric_side_reaches_whoever_does_not_look_at_ports() {
 #[test]
 fn a_hopeless_pair_stays_relayed_without_a_flood() {
     for_seeds(10, |seed| {
-        let nats = [
-            Some(NatConfig::symmetric()),
-            Some(NatConfig::symmetric()),
-        ];
+        let nats = [Some(NatConfig::symmetric()), Some(NatConfig::symmetric())];
         let mut pair = Pair::new(PairConfig {
             seed,
             nats,
