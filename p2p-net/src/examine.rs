@@ -173,7 +173,7 @@ impl Examination {
 pub(crate) fn main_nat(report: &NetworkReport) -> Option<NatReport> {
     let reached = |family: &&FamilyReport| family.is_reached();
     let v4 = report.ipv4.as_ref().filter(reached);
-    let main = v4.or(report.ipv6.as_ref().filter(reached));
+    let main = v4.or_else(|| report.ipv6.as_ref().filter(reached));
     main.map(|family| family.nat.clone())
 }
 

@@ -375,7 +375,8 @@ impl Driver {
         let Some(question) = own.questions.iter_mut().find(asked) else {
             return;
         };
-        question.seen.get_or_insert(canonical(answer.mapped));
+        let mapped = canonical(answer.mapped);
+        question.seen.get_or_insert(mapped);
         if own.questions.iter().all(|one| one.seen.is_some()) {
             self.end_sampling(peer);
         }
