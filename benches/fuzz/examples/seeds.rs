@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use client::wire::{ChatFrame, Delivered, Message};
+use media::encode::{
+    Content, PictureConfig, PictureEncoder, Redundancy, SoundConfig, SoundEncoder,
+};
 use media::packet::{
     AudioBody, Body, CoveredFrame, FrameInfo, ParityBody, Report, Sound, StreamReport, VideoBody,
     WireClock, Writer,
 };
-use media::{AudioTime, CAMERA, VideoTime};
+use media::{AudioTime, CAMERA, Picture, PictureSize, Samples, VideoTime};
 use p2p_net_proto::codec::{Message as _, encode};
 use p2p_net_proto::probe::{Probe, ProbeKeys};
 use p2p_net_proto::wire::{ChannelOpen, Hello, Ping, PresenceSnapshot, ToRelay, Welcome};
@@ -31,6 +34,8 @@ fn main() -> io::Result<()> {
     peer_frames()?;
     media_packets()?;
     media_reports()?;
+    media_pictures()?;
+    media_sound()?;
 
     let token = Token::from_random([3; 16]);
     let address = format!("relay.example.org:3478#{}.{}", me.id(), token.reveal());
@@ -298,6 +303,90 @@ fn media_reports() -> io::Result<()> {
     let len = (packet.len() as u16 - 8).to_be_bytes();
     let made_up = [&[0, 0][..], &round, &[4], &len, &packet[8..], &round].concat();
     seed("media_reports", "made_up", &made_up)
+}
+
+/// Scripts of the target: numbers, a length, an access unit.
+fn media_pictures() -> io::Result<()> {
+    let size = PictureSize::new(64, 48).expect("a size");
+    for (name, layered, long_term) in [
+        ("plain", false, false),
+        ("layers", true, false),
+        ("recovery", false, true),
+    ] {
+        let mut encoder = PictureEncoder::new(PictureConfig {
+            size,
+            content: Content::Camera,
+            bits_per_second: 60_000,
+            frames_per_second: 15.0,
+            layered,
+            long_term,
+            first_frame: 8,
+        })
+        .expect("an encoder");
+        let mut script = Vec::new();
+        for at in 0..6u8 {
+            let time = VideoTime::from_ticks(u64::from(at) * 6_000);
+            let mut picture = Picture::black(size, time);
+            for (place, luma) in picture.planes_mut()[0].iter_mut().enumerate() {
+                *luma = (place as u8).wrapping_mul(7).wrapping_add(9 * at);
+            }
+            if at == 4 && long_term {
+                encoder.request_recovery(9);
+            }
+            let Some(frame) = encoder.encode(&picture).expect("a frame") else {
+                continue;
+            };
+            if frame.long_term {
+                encoder.ltr_feedback(8 + u64::from(at));
+            }
+            script.push(frame.reference_distance);
+            script.extend((frame.data.len() as u16).to_be_bytes());
+            script.extend(&frame.data[..]);
+        }
+        seed("media_pictures", name, &script)?;
+    }
+    Ok(())
+}
+
+/// Scripts of the target: an operation, a length, a packet.
+fn media_sound() -> io::Result<()> {
+    let copy = Redundancy::Copy { expected_loss: 0.2 };
+    let deep = Redundancy::Deep {
+        expected_loss: 0.2,
+        tens: 50,
+    };
+    for (name, redundancy, block) in [
+        ("plain", Redundancy::None, 480),
+        ("copies", copy, 960),
+        ("deep", deep, 960),
+    ] {
+        let mut encoder = SoundEncoder::new(SoundConfig {
+            bits_per_second: 32_000,
+            redundancy,
+            ..SoundConfig::default()
+        })
+        .expect("an encoder");
+        let mut script = Vec::new();
+        for at in 0..12u64 {
+            // A buzz like a voice's, so that the codec for voice is chosen.
+            let from = at * block;
+            let tone = (from..from + block)
+                .map(|sample| ((sample % 400) as f32 / 400.0 - 0.5) * 0.6)
+                .collect();
+            let block = Samples::new(1, AudioTime::from_ticks(from), tone).expect("samples");
+            let packet = encoder.encode(&block, true).expect("a packet");
+            let len = (packet.data.len() as u16).to_be_bytes();
+            if at % 4 == 3 {
+                // Lost: bridged, and then taken from this packet.
+                script.extend([3 * 8 + 2, 0, 0, 3 * 8 + 1]);
+                script.extend(len.iter().chain(&packet.data));
+            }
+            script.push(0);
+            script.extend(len.iter().chain(&packet.data));
+        }
+        seed("media_sound", name, &script)?;
+    }
+    Ok(())
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
