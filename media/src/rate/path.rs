@@ -486,6 +486,7 @@ impl Path {
             welcome: mode && self.video && self.queue.low <= PROBE_QUEUE_MS,
             limited: self.limited,
             round_trip: self.round_trip_ms(),
+            jitter: self.queue.jitter,
         }
     }
 
