@@ -58,14 +58,18 @@ struct RoundTrip {
     /// For the score: starts at nothing, where the deviation starts at half of the first sample.
     jitter: Duration,
     last: Duration,
-    /// Smoothed over samples taken while our own traffic filled no queue; what is compared with the relay.
-    calm: Option<Duration>,
+    /// Least of late; what is compared with the relay.
+    calm: Calm,
 }
 
 impl RoundTrip {
-    fn first(sample: Duration, loaded: bool) -> Self {
+    fn first(now: Instant, sample: Duration, loaded: bool) -> Self {
+        let mut calm = Calm::default();
+        if !loaded {
+            calm.add(now, sample);
+        }
         Self {
-            calm: (!loaded).then_some(sample),
+            calm,
             smoothed: sample,
             deviation: sample / 2,
             jitter: Duration::ZERO,
@@ -73,15 +77,39 @@ impl RoundTrip {
         }
     }
 
-    fn add(&mut self, sample: Duration, loaded: bool) {
+    fn add(&mut self, now: Instant, sample: Duration, loaded: bool) {
         if !loaded {
-            let calm = self.calm.unwrap_or(sample);
-            self.calm = Some((calm * 7 + sample) / 8);
+            self.calm.add(now, sample);
         }
         self.deviation = (self.deviation * 3 + self.smoothed.abs_diff(sample)) / 4;
         self.smoothed = (self.smoothed * 7 + sample) / 8;
         self.jitter = (self.jitter * 7 + self.last.abs_diff(sample)) / 8;
         self.last = sample;
+    }
+}
+
+/// The least round trip of the last one or two windows, of samples taken while our own traffic filled no queue.
+/// Others' traffic fills queues too, mostly on the access line that the way to the relay shares, whose round trip was
+/// measured before: what is only a queue must not look like a longer way.
+#[derive(Debug, Clone, Copy, Default)]
+struct Calm {
+    began: Option<Instant>,
+    current: Option<Duration>,
+    previous: Option<Duration>,
+}
+
+impl Calm {
+    fn add(&mut self, now: Instant, sample: Duration) {
+        let began = *self.began.get_or_insert(now);
+        if now.saturating_duration_since(began) >= Timing::CALM_WINDOW {
+            self.previous = self.current.take();
+            self.began = Some(now);
+        }
+        self.current = Some(self.current.map_or(sample, |least| least.min(sample)));
+    }
+
+    fn least(&self) -> Option<Duration> {
+        self.current.into_iter().chain(self.previous).min()
     }
 }
 
@@ -121,7 +149,7 @@ impl Path {
         Self {
             id: validated.path,
             address: validated.address,
-            round_trip: RoundTrip::first(validated.round_trip, loaded),
+            round_trip: RoundTrip::first(now, validated.round_trip, loaded),
             loss: 0.0,
             outstanding: Outstanding::default(),
             probed_at: now,
@@ -157,11 +185,13 @@ impl Path {
 
     fn on_answer(&mut self, now: Instant, sample: Duration, loaded: bool) {
         if self.lives() {
-            self.round_trip.add(sample, loaded);
+            self.round_trip.add(now, sample, loaded);
         } else {
             let calm = self.round_trip.calm;
-            self.round_trip = RoundTrip::first(sample, loaded);
-            self.round_trip.calm = self.round_trip.calm.or(calm);
+            self.round_trip = RoundTrip::first(now, sample, loaded);
+            if loaded {
+                self.round_trip.calm = calm;
+            }
             self.proving_since = None;
             self.failed_at = None;
         }
@@ -745,7 +775,7 @@ fn clearly_worse(path: &Path, at: &Situation) -> bool {
         return false;
     };
     let bar = relayed + Timing::CLEARLY_WORSE.max(relayed / 2);
-    path.round_trip.calm.is_some_and(|calm| calm > bar)
+    path.round_trip.calm.least().is_some_and(|calm| calm > bar)
 }
 
 fn is_better(path: &Path, used: &Path) -> bool {

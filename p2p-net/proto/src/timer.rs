@@ -205,6 +205,10 @@ impl Timing {
     pub(crate) const LOAD_WINDOW: Duration = Duration::from_millis(200);
     /// After load, queues may need this long to drain.
     pub(crate) const DRAIN: Duration = Duration::from_secs(2);
+    /// Window of the least round trip that is compared with the relay's: a direct path is left for it when slower for
+    /// one or two of these. A download beside a call fills a queue for as long as it lasts; a way that is longer
+    /// stays so, and may wait a minute.
+    pub(crate) const CALM_WINDOW: Duration = Duration::from_secs(60);
     /// A challenger must be better by this, or by a fifth, ...
     pub(crate) const BETTER: Duration = Duration::from_millis(10);
     /// ... which must be more than noise on a machine that is busy.
