@@ -36,6 +36,12 @@ const REFUTED_LEAST_MS: f64 = 600.0;
 /// After that, no competition is believed in for so long, ms.
 const REFUTED_PAUSE_MS: f64 = 10_000.0;
 
+/// A cliff within so long after one that the path came back from, ms, is somebody's burst: what is measured while
+/// another flow's packets fill the queue is not what the path carries.
+const DOUBT_MS: f64 = 20_000.0;
+/// It came back if so much of what was sent before the cliff arrives.
+const BACK_SHARE: f64 = 0.7;
+
 /// What competition goes by.
 #[derive(Debug, Default)]
 pub(super) struct Compete {
@@ -50,6 +56,10 @@ pub(super) struct Compete {
     refuted_since: Option<f64>,
     no_test_before: f64,
     forbidden_until: f64,
+    /// The last cliff: when, and the rate before.
+    cliff: Option<(f64, f64)>,
+    /// When the path last carried what it had before a cliff.
+    returned: Option<f64>,
 }
 
 /// What a step in competition is decided by. Rates in bits a second, times in ms.
@@ -110,6 +120,22 @@ impl Compete {
         {
             self.acked.pop_front();
         }
+        if let Some((at, before)) = self.cliff
+            && now - at < DOUBT_MS
+            && acked >= BACK_SHARE * before
+            && queue < QUEUE_MS
+        {
+            self.returned = Some(now);
+        }
+    }
+
+    /// The capacity seems to have fallen from `before`. The least that is believed, bits a second: nothing, unless
+    /// it seemed so not long ago, and was not.
+    pub(super) fn on_cliff(&mut self, now: f64, before: f64) -> f64 {
+        self.cliff = Some((now, before));
+        // Doubted once: if the path stays slow, the next measurement is believed.
+        let doubtful = self.returned.take().is_some_and(|at| now - at < DOUBT_MS);
+        if doubtful { self.floor() } else { 0.0 }
     }
 
     /// The queue stands though our rate has fallen: it is time to see whether it is ours.
@@ -248,6 +274,23 @@ mod tests {
             Step::Rate(0.9e6),
             "0.45 of what arrived"
         );
+    }
+
+    #[test]
+    fn a_cliff_after_one_that_was_none_is_doubted() {
+        let mut compete = Compete::default();
+        for now in 0..100 {
+            compete.on_report(20.0 * f64::from(now), 5.0, 2e6);
+        }
+        assert_eq!(compete.on_cliff(2_000.0, 2e6), 0.0, "the first is believed");
+        compete.on_report(2_100.0, 150.0, 0.4e6);
+        assert_eq!(compete.on_cliff(2_200.0, 1e6), 0.0, "it has not come back");
+        compete.on_report(3_000.0, 5.0, 1.9e6);
+        let least = compete.on_cliff(3_100.0, 2e6);
+        assert_eq!(least, 0.9e6, "0.45 of what arrived");
+        assert_eq!(compete.on_cliff(3_500.0, 0.9e6), 0.0, "it stays slow");
+        compete.on_report(4_000.0, 5.0, 1.9e6);
+        assert_eq!(compete.on_cliff(40_000.0, 2e6), 0.0, "that was long ago");
     }
 
     #[test]

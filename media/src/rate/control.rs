@@ -111,6 +111,8 @@ pub(super) struct Drain {
     began: f64,
     /// What the path carries, bits a second.
     capacity: f64,
+    /// No less than this is believed, bits a second.
+    least: f64,
     /// The rate before.
     before: f64,
     /// When it has taken too long.
@@ -291,9 +293,14 @@ impl Path {
         }
         self.cliffs += 1;
         self.bursts.clear();
+        let least = self.compete.on_cliff(now, most);
+        let capacity = capacity.max(least);
         self.link.update(capacity);
         self.prober.on_cliff(now, self.mode == Mode::Start);
         self.begin_drain(now, capacity, most, false);
+        if let Some(drain) = &mut self.drain {
+            drain.least = least;
+        }
         true
     }
 
@@ -314,6 +321,7 @@ impl Path {
         self.drain = Some(Drain {
             began: now,
             capacity,
+            least: 0.0,
             before,
             until: now + patience.clamp(DRAIN_BOUNDS_MS.0, DRAIN_BOUNDS_MS.1),
             seen: 0,
@@ -343,7 +351,7 @@ impl Path {
                 self.end_drain(now);
                 return;
             }
-            drain.capacity = drain.capacity.min(rate);
+            drain.capacity = drain.capacity.min(rate.max(drain.least));
             self.rate = self.rate.min(DRAIN_RATE * drain.capacity);
         }
         drain.seen += 1;
