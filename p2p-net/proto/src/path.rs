@@ -396,6 +396,11 @@ impl Paths {
         Some(loss)
     }
 
+    /// Whether traffic goes on, direct or through the relay.
+    pub(crate) fn is_busy(&self, now: Instant) -> bool {
+        self.watch.is_busy(now)
+    }
+
     /// Takes a snapshot of the data path.
     pub(crate) fn on_activity(&mut self, now: Instant, activity: &Activity) {
         self.watch.on_activity(now, activity);

@@ -379,7 +379,7 @@ impl Peer {
             Phase::Starting { candidates, .. } => self.begin_round(now, &candidates),
             Phase::Offered { .. } => {
                 self.verdict = Some(NotDirect::NoAnswer);
-                self.session.pause(now);
+                self.session.pause(now, self.paths.is_busy(now));
             }
             Phase::Punching => {
                 if self.round.succeeded() || self.paths.any_lives() {
@@ -387,7 +387,7 @@ impl Peer {
                 } else {
                     let why = self.guess.verdict().unwrap_or(NotDirect::Blocked);
                     self.verdict = Some(why);
-                    self.session.pause(now);
+                    self.session.pause(now, self.paths.is_busy(now));
                 }
             }
             Phase::Cooling { .. } => {
@@ -585,7 +585,7 @@ impl Peer {
                 self.session.resume(now);
             } else {
                 // Whatever it was that did not lead to a session: the other side's Offer comes first, or ours.
-                self.session.pause(now);
+                self.session.pause(now, self.paths.is_busy(now));
             }
         }
         self.lived = lives;

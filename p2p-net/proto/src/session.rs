@@ -113,9 +113,11 @@ impl Session {
         }
     }
 
-    /// Goes into the next pause.
-    pub(crate) fn pause(&mut self, now: Instant) {
-        let index = self.pauses.min(Timing::BACK_OFF.len() - 1);
+    /// Goes into the next pause; a shorter one where traffic waits for a better path (`busy`).
+    pub(crate) fn pause(&mut self, now: Instant, busy: bool) {
+        let longest = Timing::BACK_OFF.len() - 1;
+        let most = if busy { Timing::BACK_OFF_BUSY } else { longest };
+        let index = self.pauses.min(most);
         self.pauses = self.pauses.saturating_add(1);
         let later = if self.second {
             Timing::SECOND_SIDE_DELAY
@@ -327,12 +329,15 @@ mod tests {
         let now = Instant::now();
         let mut session = Session::new(&SMALL, &LARGE);
         let pause = |session: &mut Session| {
-            session.pause(now);
+            session.pause(now, false);
             session.ends_at().expect("a pause ends") - now
         };
         for expected in Timing::BACK_OFF.into_iter().chain([Timing::BACK_OFF[5]]) {
             assert_eq!(pause(&mut session), expected);
         }
+        session.pause(now, true);
+        let last = session.ends_at().expect("a pause ends") - now;
+        assert_eq!(last, Duration::from_secs(5), "traffic waits");
         session.reset_pauses();
         assert_eq!(pause(&mut session), Timing::BACK_OFF[0]);
         let mut second = Session::new(&LARGE, &SMALL);

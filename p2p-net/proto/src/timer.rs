@@ -84,6 +84,9 @@ impl Timing {
         Duration::from_secs(10),
         Duration::from_secs(30),
     ];
+    /// Which of them is the last one while the relay carries traffic, 5 s: a call gains by each second on a
+    /// direct path, and a round is twenty small packets.
+    pub(crate) const BACK_OFF_BUSY: usize = 3;
     /// The side with the larger id offers this much later than its pause, so that two Offers seldom cross.
     pub(crate) const SECOND_SIDE_DELAY: Duration = Duration::from_millis(250);
     /// Added to a round trip through the relay when judging whether two Offers crossed: queues and clocks.
