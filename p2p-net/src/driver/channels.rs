@@ -27,9 +27,10 @@ const MAX_CHANNELS: usize = 3;
 /// With so many peers known, a stranger's channel is declined.
 const MAX_STRANGERS: usize = 512;
 /// The accepting side of a connection leaves reopening to the other for this long.
-const REOPEN_YIELD: Duration = Duration::from_secs(1);
-/// First pause after a channel could not be opened anew; doubles up to [`REOPEN_MAX`].
-const REOPEN_MIN: Duration = Duration::from_secs(1);
+const REOPEN_YIELD: Duration = Duration::from_millis(500);
+/// First pause after a channel could not be opened anew; doubles up to [`REOPEN_MAX`]. Short, because after a
+/// relay's restart the peer logs in within moments of ourselves.
+const REOPEN_MIN: Duration = Duration::from_millis(250);
 const REOPEN_MAX: Duration = Duration::from_secs(30);
 
 /// A channel that we ask for.
@@ -451,9 +452,11 @@ impl Driver {
 
     /// A peer has come (back): a connection with it that has no channel gets one.
     pub(super) fn expect_channel(&mut self, peer: &PeerId) {
-        let Some(state) = self.peers.get(peer) else {
+        let Some(state) = self.peers.get_mut(peer) else {
             return;
         };
+        // An opening that is under way may still fail because the peer was not there yet.
+        state.reopens = 0;
         if let Some(live) = &state.live
             && !state.is_relayed()
         {

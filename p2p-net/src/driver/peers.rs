@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2p_net_proto::wire::{ChannelOffered, ObservedAddress, Signal};
-use p2p_net_proto::{Event, Input, Output, PathInfo, Peer, PeerConfig, PeerId, Route, SignalBody};
+use p2p_net_proto::{
+    Event, Input, Output, PathInfo, PathKind, Peer, PeerConfig, PeerId, Route, SignalBody,
+};
 use quinn::ConnectionId;
 use tokio::sync::watch;
 use tracing::{debug, trace};
@@ -17,11 +19,18 @@ use super::{Driver, MAX_PEERS};
 use crate::ConnectError;
 use crate::congestion::PathKey;
 use crate::link::{Channel, Link};
+use crate::relay::Nudging;
 use crate::socket::now;
 
 /// A peer without connection is kept this long: closing takes a few round trips, and a stranger whose
 /// channel brings no connection is worth no more.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
+/// Nothing came through the relay for this long, although we sent: it may be gone. QUIC's acknowledgements are
+/// due within two round trips to the relay and 25 ms; a doubt too many costs one ping.
+const RELAY_SILENCE: Duration = Duration::from_millis(500);
+/// How long after a doubt, which the relay has answered, the next one comes: the peer is silent then, not the
+/// relay.
+const RELAY_DOUBT_AGAIN: Duration = Duration::from_secs(2);
 /// The data path is quiet when nothing moved on it for this many looks.
 const QUIET_LOOKS: u32 = 150;
 
@@ -48,6 +57,40 @@ pub(super) struct PeerState {
     pub(super) reopens: u32,
     quiet: u32,
     moved: u64,
+    hearing: Hearing,
+}
+
+/// Whether the relay, which carries our packets to a peer, brings some back.
+#[derive(Debug, Default)]
+struct Hearing {
+    /// Bytes sent through it when we last looked.
+    sent: u64,
+    /// Since when nothing has come back, and when to doubt the relay for it.
+    doubt_at: Option<(Instant, Instant)>,
+}
+
+impl Hearing {
+    /// Takes what was sent through the relay so far, and when something last came; says whether to doubt it.
+    fn look(&mut self, now: Instant, sent: u64, heard_at: Option<Instant>) -> bool {
+        let moved = std::mem::replace(&mut self.sent, sent) != sent;
+        if self
+            .doubt_at
+            .is_some_and(|(since, _)| heard_at > Some(since))
+        {
+            self.doubt_at = None;
+        }
+        match &mut self.doubt_at {
+            Some((_, at)) if *at <= now => {
+                *at = now + RELAY_DOUBT_AGAIN;
+                true
+            }
+            None if moved => {
+                self.doubt_at = Some((now, now + RELAY_SILENCE));
+                false
+            }
+            _ => false,
+        }
+    }
 }
 
 impl PeerState {
@@ -111,6 +154,7 @@ impl Driver {
                 reopens: 0,
                 quiet: 0,
                 moved: 0,
+                hearing: Hearing::default(),
             };
             self.peers.insert(*peer, state);
             self.timers.set(Timer::Linger(*peer), now + LINGER);
@@ -274,6 +318,15 @@ impl Driver {
             0
         };
         state.moved = moved;
+        if state.machine.path().kind == PathKind::Relayed {
+            let sent = state.link.totals().relayed_sent;
+            if state.hearing.look(now(), sent, activity.relay_received_at) {
+                trace!(peer = %peer.short(), "nothing comes through the relay");
+                let _ = self.parts.nudges.try_send(Nudging::Doubt);
+            }
+        } else {
+            state.hearing = Hearing::default();
+        }
         if state.quiet >= QUIET_LOOKS {
             state.quiet = 0;
             state.link.unwatch();
@@ -311,5 +364,31 @@ impl Driver {
         tables.links.remove(&state.link.address.ip());
         tables.bound.retain(|_, link| link.peer != *peer);
         tables.keys.retain(|_, of| of != peer);
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant will do as a beginning"
+)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_brings_nothing_back_is_doubted() {
+        let start = Instant::now();
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        let mut hearing = Hearing::default();
+        assert!(!hearing.look(at(0), 0, None), "nothing was sent");
+        assert!(!hearing.look(at(900), 0, None));
+        assert!(!hearing.look(at(1_000), 100, None));
+        assert!(!hearing.look(at(1_480), 200, None));
+        assert!(!hearing.look(at(1_490), 200, Some(at(1_485))), "it came");
+        assert!(!hearing.look(at(1_600), 300, Some(at(1_485))));
+        assert!(!hearing.look(at(2_099), 400, Some(at(1_485))));
+        assert!(hearing.look(at(2_100), 400, Some(at(1_485))));
+        assert!(!hearing.look(at(2_200), 500, Some(at(1_485))), "once");
+        assert!(hearing.look(at(4_100), 500, Some(at(1_485))));
     }
 }
