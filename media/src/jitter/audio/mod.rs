@@ -29,6 +29,8 @@ const MARGIN: Duration = Duration::from_micros(2_500);
 const MAX_REPAIR_WAIT: Duration = Duration::from_millis(60);
 /// A backlog of more than 400 ms over the target is left out, ns.
 const JUMP_OVER: i64 = 400_000_000;
+/// With more made up than this in a row, 100 ms, nobody knows which time of the sender is playing, samples.
+const STANDING_STILL: usize = 4_800;
 /// A time so far from what is expected (5 s) is of another clock.
 const ANEW_NANOS: i64 = 5_000_000_000;
 /// A number so far behind what is due is of another count, if its time is not as old.
@@ -292,6 +294,12 @@ impl AudioBuffer {
         if self.state == State::Playing {
             self.adjust(now, decoder);
         }
+        if let State::Concealing { made } | State::Quiet { made } = self.state
+            && made > STANDING_STILL
+        {
+            // The next sound that is due is no sign of where the sender is: pictures must not wait for it.
+            self.playing = None;
+        }
         // The steps above suffice; whatever the decoder does, the line is long enough.
         let needed = WINDOW + PULL_SAMPLES;
         if self.line.len() < needed {
@@ -337,7 +345,7 @@ impl AudioBuffer {
     }
 
     /// The sender's time of the sample that the last pull began with (to a few milliseconds while the sound
-    /// is being stretched); `None` before the first.
+    /// is being stretched); `None` before the first, and while none has come for a while.
     pub const fn playing_time(&self) -> Option<AudioTime> {
         self.playing
     }

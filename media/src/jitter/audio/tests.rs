@@ -625,6 +625,20 @@ fn a_sender_that_begins_anew_is_heard_again() {
 }
 
 #[test]
+fn a_time_that_stands_still_is_not_told() {
+    let mut run = Run::new(speech);
+    run.send_all(0..500, &[], |_| Some(25.0));
+    // The sender's microphone is gone for 2 s.
+    run.send_all(700..1_000, &[], |_| Some(25.0));
+    run.until(5_000);
+    assert!(run.buffer.playing_time().is_some());
+    run.until(6_000);
+    assert_eq!(run.buffer.playing_time(), None);
+    run.until(9_000);
+    assert!(run.buffer.playing_time().is_some());
+}
+
+#[test]
 fn reports_know_what_is_missing() {
     let mut buffer = AudioBuffer::new();
     let mut decoder = Known::new(tone);
