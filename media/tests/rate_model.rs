@@ -186,6 +186,27 @@ fn beside_cubic() {
     }
 }
 
+/// It begins late, and leaves slow start before it has filled the queue.
+#[test]
+fn beside_gentle_cubic() {
+    for window in [16.0, 32.0] {
+        rows(
+            &format!("3 Mbit/s beside gentle CUBIC, {window}"),
+            2,
+            |seed| {
+                let wire = Wire::new(limited(3_000_000, 75_000, 25), seed);
+                let begins = Duration::from_millis(20_000 + 37 * seed);
+                let cubic = Cubic::new(25 * MILLI, begins).leaving_slow_start_at(window);
+                run_beside(Setup::new(seed, 60), wire, cubic)
+            },
+            |row| {
+                assert!(row.share >= 0.4 && row.share <= 0.7, "unfair");
+                assert!(row.audio_p95 <= 250.0);
+            },
+        );
+    }
+}
+
 #[test]
 fn spikes() {
     rows(

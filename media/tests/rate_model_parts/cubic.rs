@@ -50,6 +50,15 @@ impl Cubic {
         }
     }
 
+    /// It leaves slow start at so many packets, before the queue has filled, as kernels do (HyStart, RFC 9406).
+    pub(crate) fn leaving_slow_start_at(self, window: f64) -> Self {
+        Self {
+            threshold: window,
+            most: window,
+            ..self
+        }
+    }
+
     /// From when on its share is counted, seconds: five after its start.
     pub(crate) fn settled(&self) -> f64 {
         self.starts_after.as_secs_f64() + 5.0
