@@ -138,11 +138,12 @@ impl Compete {
         if doubtful { self.floor() } else { 0.0 }
     }
 
-    /// The queue stands though our rate has fallen: it is time to see whether it is ours.
+    /// The queue stands though our rate has fallen, just now or to less than our part of what the path carried of
+    /// late: it is time to see whether it is ours.
     pub(super) fn test_due(&self, now: f64, rate: f64, rate_before: f64) -> bool {
         self.queue_since
             .is_some_and(|since| now - since >= QUEUE_FOR_MS)
-            && rate < FALLEN * rate_before
+            && (rate < FALLEN * rate_before || rate < self.floor())
             && now >= self.no_test_before
             && self.allowed(now)
     }
@@ -238,6 +239,8 @@ mod tests {
         }
         assert!(compete.test_due(1_600.0, 0.8e6, 1e6));
         assert!(!compete.test_due(1_600.0, 0.95e6, 1e6));
+        let stuck = compete.test_due(1_600.0, 0.2e6, 0.2e6);
+        assert!(stuck, "it fell before, and stayed low");
         compete.tested(1_600.0);
         assert!(!compete.test_due(1_700.0, 0.8e6, 1e6));
         compete.on_report(1_620.0, 10.0, 1e6);
