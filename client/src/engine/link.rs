@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use p2p_net::{Connection, PeerId, RecvStream, SendStream};
+use p2p_net::{Connection, PathKind, PeerId, RecvStream, SendStream};
 use p2p_net_proto::codec::{Frame, FrameDecoder};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -24,6 +24,9 @@ const KIND_LIMIT: Duration = Duration::from_secs(10);
 const PONG_LIMIT: Duration = Duration::from_secs(4);
 /// How often that is extended while other bytes come.
 const MAX_EXTENSIONS: u32 = 4;
+/// How often it is extended in any case where the relay carries the connection: it may have been restarted, and
+/// the connection lives on when both sides are back there.
+const RELAYED_EXTENSIONS: u32 = 2;
 /// Streams that have not yet said what they are, and chat streams that are read, at one time.
 const MAX_STREAMS: usize = 64;
 /// Frames that wait to be written.
@@ -352,7 +355,14 @@ impl Doubt {
     /// At the deadline: whether the other side is gone. While bytes come, the pong may be behind them.
     fn is_certain(&mut self, conn: &Connection) -> bool {
         let received = received(conn);
-        if received == self.received || self.extensions >= MAX_EXTENSIONS {
+        let most = if received != self.received {
+            MAX_EXTENSIONS
+        } else if conn.path().borrow().kind != PathKind::Direct {
+            RELAYED_EXTENSIONS
+        } else {
+            0
+        };
+        if self.extensions >= most {
             return true;
         }
         self.extensions += 1;
