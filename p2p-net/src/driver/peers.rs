@@ -368,10 +368,6 @@ impl Driver {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "any instant will do as a beginning"
-)]
 mod tests {
     use super::*;
 
