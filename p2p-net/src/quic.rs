@@ -24,9 +24,6 @@ const PEER_MTU_MAX: u16 = 1_436;
 const RELAY_MTU_MAX: u16 = 1_452;
 /// A peer may be away for this long and its connection lives on (`wire.md` §1).
 const PEER_IDLE: Duration = Duration::from_secs(120);
-/// The round trip to the relay before it is known: the first packet goes again after three of them (RFC 9002
-/// §6.2.2 has 333 ms where nothing is known; a relay is near, and one that was away is back sooner).
-const RELAY_INITIAL_RTT: Duration = Duration::from_millis(120);
 /// The login's own pings notice a dead relay earlier; this is the net below them.
 const RELAY_IDLE: Duration = Duration::from_secs(30);
 /// Of one stream, bytes (`files.md` §6).
@@ -167,7 +164,6 @@ fn relay_transport() -> TransportConfig {
         .interval(Duration::from_secs(60));
     transport
         .initial_mtu(INITIAL_MTU)
-        .initial_rtt(RELAY_INITIAL_RTT)
         .mtu_discovery_config(Some(mtu))
         .max_idle_timeout(idle(RELAY_IDLE))
         .stream_receive_window(VarInt::from_u32(256 << 10))
