@@ -290,6 +290,7 @@ async fn a_login_over_tcp_costs_four_round_trips() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// A bar in real time says nothing beside other tests; that a login takes four round trips is shown without it, above.
 #[ignore = "measures real time: run it alone on a quiet machine, in release"]
 async fn without_udp_a_connection_takes_four_round_trips_to_the_relay_and_one_to_the_peer() {
     const TO_RELAY: Duration = Duration::from_millis(100);
