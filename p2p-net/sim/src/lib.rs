@@ -7,6 +7,7 @@
 
 mod clock;
 mod link;
+mod many;
 mod nat;
 pub mod pair;
 mod seed;
@@ -15,6 +16,7 @@ mod world;
 
 pub use clock::Clock;
 pub use link::{DEFAULT_QUEUE_BYTES, Fate, Link, LinkConfig, Loss};
+pub use many::{LIVES_VARIABLE, many_lives};
 pub use nat::{Dependence, Nat, NatConfig, Ports};
 pub use seed::{SEED_VARIABLE, for_seeds};
 pub use sockets::{SimHost, SimNet};

@@ -202,10 +202,15 @@ impl Nat {
         self.rebind();
     }
 
-    /// Forgets all mappings and gives other ports from now on, as after a restart.
-    pub fn rebind(&mut self) {
+    /// Forgets all mappings; ports are chosen as before.
+    pub fn flush(&mut self) {
         self.by_port.clear();
         self.by_key.clear();
+    }
+
+    /// Forgets all mappings and gives other ports from now on, as after a restart.
+    pub fn rebind(&mut self) {
+        self.flush();
         self.shift = self.random.random_range(1_000..20_000);
         self.next_port = self.next_port.wrapping_add(self.shift).max(SEQUENCE_START);
     }

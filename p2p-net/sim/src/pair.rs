@@ -296,6 +296,13 @@ impl Pair {
         }
     }
 
+    /// Makes the translator before `side` forget its whole table.
+    pub fn flush(&mut self, side: usize) {
+        if let Some(nat) = self.world.nat_of(self.sides[side].host) {
+            self.world.nat_mut(nat).flush();
+        }
+    }
+
     /// Makes the translator before `side` forget its mappings and take other ports.
     pub fn rebind(&mut self, side: usize) {
         if let Some(nat) = self.world.nat_of(self.sides[side].host) {

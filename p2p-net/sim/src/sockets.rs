@@ -242,6 +242,14 @@ impl SimNet {
         self.shared.state().world.set_up(host.id, up);
     }
 
+    /// Makes the outermost translator before a host forget its whole table.
+    pub fn flush(&self, host: &SimHost) {
+        let mut state = self.shared.state();
+        if let Some(nat) = state.world.nat_of(host.id) {
+            state.world.nat_mut(nat).flush();
+        }
+    }
+
     /// Makes the outermost translator before a host forget its mappings and take other ports.
     pub fn rebind(&self, host: &SimHost) {
         let mut state = self.shared.state();
