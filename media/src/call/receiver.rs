@@ -410,6 +410,11 @@ impl Receiver {
         self.history.on_outcomes(outcomes);
     }
 
+    /// Whether anything has come from the other side.
+    pub(super) fn has_heard(&self) -> bool {
+        self.last_arrival.is_some()
+    }
+
     pub(super) fn report_due(&self, now: Instant, with_audio: bool) -> bool {
         self.history.report_due(now, with_audio)
     }

@@ -14,12 +14,16 @@ use media::{
     AudioTime, CAMERA, EncodedPicture, EncodedSound, FrameNumber, PathState, PictureSize, VideoTime,
 };
 use p2p_net_sim::{Link, LinkConfig};
+
+use crate::cubic::Cubic;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 pub(crate) const MILLI: Duration = Duration::from_millis(1);
 /// Bytes that QUIC adds to a datagram of ours before UDP; the link adds IP's and UDP's.
 const QUIC_BYTES: usize = 30;
+/// IP's and UDP's.
+const WIRE_HEADERS: usize = 28;
 /// From capture to encoded, of 720p on a shared machine.
 const ENCODE: Duration = Duration::from_millis(4);
 /// From complete to decoded.
@@ -51,8 +55,12 @@ pub(crate) struct Scenario {
     pub skew_ppm: i64,
     /// Both ends send pictures; else only the first.
     pub two_way: bool,
+    /// The far end has neither picture nor sound to send.
+    pub mute_far: bool,
     /// Counters begin shortly before they wrap.
     pub near_wraps: bool,
+    /// From when on a CUBIC flow fills the first end's way to the second.
+    pub rival_from: Option<Duration>,
 }
 
 /// The seed of all chance: 1, or another for a look by hand at how much of a figure is luck.
@@ -73,7 +81,9 @@ impl Scenario {
             start_bits_per_sec: 600_000,
             skew_ppm: 0,
             two_way: false,
+            mute_far: false,
             near_wraps: false,
+            rival_from: None,
         }
     }
 }
@@ -101,6 +111,8 @@ pub(crate) struct Quality {
     pub concealed: f64,
     pub rate: f64,
     pub first_720p: Option<f64>,
+    /// The first end's part of what it and its rival brought through, if it has one.
+    pub share: f64,
     /// (captured, latency) of each shown picture, seconds and ms.
     pub pictures: Vec<(f64, f64)>,
     /// (time, estimate bits/s, acked) each 100 ms.
@@ -148,6 +160,7 @@ enum Happens {
     Decoded(usize, FrameNumber),
     Shows(usize, VideoTime),
     Changes(Change),
+    Rival,
     Samples,
 }
 
@@ -186,6 +199,9 @@ pub(crate) struct World {
     next_event: u64,
     scenario: Scenario,
     wakeups: u64,
+    rival: Option<Cubic>,
+    /// Bytes of the first end that arrived since its rival has settled.
+    beside_rival: f64,
 }
 
 impl World {
@@ -241,6 +257,10 @@ impl World {
             queue: BinaryHeap::new(),
             events: HashMap::new(),
             next_event: 0,
+            rival: scenario
+                .rival_from
+                .map(|from| Cubic::new(scenario.link.delay, from).leaving_slow_start_at(20.0)),
+            beside_rival: 0.0,
             scenario,
             wakeups: 0,
         };
@@ -255,14 +275,19 @@ impl World {
                 world.input(index, on);
                 world.at(start + MILLI, Happens::Captures(index));
             }
-            world.input(index, Input::SoundOn(true));
-            world.at(start + 10 * MILLI, Happens::Sounds(index));
+            if index == 0 || !world.scenario.mute_far {
+                world.input(index, Input::SoundOn(true));
+                world.at(start + 10 * MILLI, Happens::Sounds(index));
+            }
             world.at(start + 3 * MILLI, Happens::Pulls(index));
         }
         for (millis, change) in world.scenario.changes.clone() {
             world.at(start + MILLI * millis as u32, Happens::Changes(change));
         }
         world.at(start, Happens::Samples);
+        if world.rival.is_some() {
+            world.at(start, Happens::Rival);
+        }
         world
     }
 
@@ -333,6 +358,15 @@ impl World {
             }
             Happens::Shows(index, time) => self.show(index, time),
             Happens::Changes(change) => self.change(change),
+            Happens::Rival => {
+                if let Some(rival) = &mut self.rival {
+                    let link = &mut self.links[0];
+                    rival.step(self.now, |now, bytes| {
+                        link.send(now, bytes - WIRE_HEADERS).arrives
+                    });
+                    self.at(self.now + MILLI, Happens::Rival);
+                }
+            }
             Happens::Samples => {
                 let now = self.now;
                 let stats = [0, 1].map(|index| self.ends[index].call.stats(now));
@@ -447,7 +481,8 @@ impl World {
         }
         let Some(order) = end.order else { return };
         let key = std::mem::take(&mut end.key_wanted);
-        let mean = order.bits_per_sec as f64 / 8.0 / f64::from(order.frames_per_sec.max(1));
+        let bits = order.bits_per_sec.min(most_bits(order.size));
+        let mean = bits as f64 / 8.0 / f64::from(order.frames_per_sec.max(1));
         let noise = 0.85 + 0.3 * end.random.random::<f64>();
         let bytes = if key {
             let bytes = f64::from(key_bytes(order.size));
@@ -550,8 +585,15 @@ impl World {
         let now = self.now;
         match output {
             Output::Datagram(datagram) => {
-                self.ends[index].bytes += (datagram.len() + QUIC_BYTES + 28) as u64;
+                self.ends[index].bytes += (datagram.len() + QUIC_BYTES + WIRE_HEADERS) as u64;
                 let fate = self.links[index].send(now, datagram.len() + QUIC_BYTES);
+                let settled = |rival: &Cubic| {
+                    now.saturating_duration_since(self.start).as_secs_f64() >= rival.settled()
+                };
+                if index == 0 && fate.arrives.is_some() && self.rival.as_ref().is_some_and(settled)
+                {
+                    self.beside_rival += (datagram.len() + QUIC_BYTES + WIRE_HEADERS) as f64;
+                }
                 for at in [fate.arrives, fate.copy_arrives].into_iter().flatten() {
                     self.at(at, Happens::Arrives(1 - index, datagram.clone()));
                 }
@@ -664,6 +706,9 @@ impl World {
                 / sound_stats.total_samples.max(1) as f64,
             rate: self.ends[0].bytes as f64 * 8.0 / self.scenario.seconds as f64,
             first_720p: self.ends[0].first_720p.map(since),
+            share: self.rival.as_ref().map_or(1.0, |rival| {
+                self.beside_rival / (self.beside_rival + rival.arrived_bytes()).max(1.0)
+            }),
             pictures: self.ends[1]
                 .shown
                 .iter()
@@ -684,6 +729,16 @@ impl World {
             log,
             skips: self.ends[0].skips.clone(),
         }
+    }
+}
+
+/// What openh264 makes of a camera at its finest, bits a second: a small picture cannot fill a wide link.
+fn most_bits(size: PictureSize) -> u64 {
+    match size.height() {
+        720.. => u64::MAX,
+        540.. => 2_500_000,
+        360.. => 1_200_000,
+        _ => 250_000,
     }
 }
 
@@ -710,7 +765,7 @@ pub(crate) fn run(scenario: Scenario) -> Quality {
     let share = 100.0 * quality.shown as f64 / quality.captured.max(1) as f64;
     println!(
         "{name:26} shown {share:5.1} % video {:4.0}/{:4.0} ms stall {:5.0} ms audio {:4.0}/{:4.0} ms \
-         concealed {:4.2} % rate {:4.0} kbit/s lost {} resent {} parity {} keys {} refreshes {} 720p {:?} skips {:?} [{:.1} s]",
+         concealed {:4.2} % rate {:4.0} kbit/s share {:.2} lost {} resent {} parity {} keys {} refreshes {} 720p {:?} skips {:?} [{:.1} s]",
         quality.p50,
         quality.p95,
         quality.stall,
@@ -718,6 +773,7 @@ pub(crate) fn run(scenario: Scenario) -> Quality {
         quality.audio_p95,
         100.0 * quality.concealed,
         quality.rate / 1e3,
+        quality.share,
         quality.snapshot.network.packets_lost,
         quality.snapshot.network.resent_bytes,
         quality.snapshot.network.parity_bytes,

@@ -1,6 +1,8 @@
 //! Whole calls in virtual time, over the conditions of the project's targets. What is asserted is the part of
 //! the targets that the network decides; codecs, devices and threads have tests of their own.
 
+#[path = "../rate_model_parts/cubic.rs"]
+mod cubic;
 mod harness;
 
 use harness::{Change, MILLI, Quality, Scenario, path, run};
@@ -117,6 +119,17 @@ fn a_step_down_and_up() {
     assert!(after >= 0.9 * before, "{after} after {before}");
 }
 
+#[test]
+fn beside_a_download() {
+    let quality = run(Scenario {
+        rival_from: Some(std::time::Duration::from_secs(20)),
+        from_millis: 30_000,
+        ..Scenario::new("beside CUBIC", 90, limited(3_000_000, 75_000))
+    });
+    assert!(quality.share >= 0.4);
+    assert!(shown(&quality) > 0.98 && quality.stall <= 1_000.0);
+}
+
 fn mean(quality: &Quality, from: f64, to: f64) -> f64 {
     let among: Vec<f64> = quality
         .estimates
@@ -186,6 +199,23 @@ fn counters_wrap_and_clocks_differ() {
     assert!(shown(&quality) > 0.99);
     assert!(quality.stall == 0.0 && quality.p95 <= 110.0);
     assert!(quality.audio_p95 <= 110.0 && quality.concealed < 0.02);
+}
+
+#[test]
+fn who_only_listens_reports() {
+    let quality = run(Scenario {
+        mute_far: true,
+        ..Scenario::new("a listener", 20, link())
+    });
+    assert!(shown(&quality) > 0.99 && quality.stall == 0.0);
+    let (sent, read) = (
+        quality.peer.network.reports_sent,
+        quality.snapshot.network.reports_received,
+    );
+    // Twenty a second at least: the round trip is 50 ms.
+    assert!(sent >= 400 && read >= 400, "{sent} sent, {read} read");
+    let estimate = mean(&quality, 15.0, 20.0);
+    assert!(estimate > 1_500_000.0, "{estimate}");
 }
 
 #[test]

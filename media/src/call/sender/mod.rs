@@ -314,7 +314,11 @@ impl Sender {
     /// Does what is due.
     pub(super) fn advance(&mut self, now: Instant, receiver: &mut Receiver, outputs: &mut Outputs) {
         if !self.started {
-            return;
+            if !receiver.has_heard() {
+                return;
+            }
+            // Who has nothing to send reports all the same: without reports the other side sends next to nothing.
+            self.started = true;
         }
         let overdue = self.sent.on_timeout(now);
         if !overdue.is_empty() {
