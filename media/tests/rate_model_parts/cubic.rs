@@ -4,8 +4,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Wire;
-
 const PACKET: usize = 1_258;
 const SCALE: f64 = 0.4;
 const BETA: f64 = 0.7;
@@ -69,7 +67,12 @@ impl Cubic {
         self.arrived
     }
 
-    pub(crate) fn step(&mut self, now: Instant, wire: &mut Wire) {
+    /// Sends what it may; `send` takes a packet of so many bytes on the wire, and says when it arrives, if it does.
+    pub(crate) fn step(
+        &mut self,
+        now: Instant,
+        mut send: impl FnMut(Instant, usize) -> Option<Instant>,
+    ) {
         let first = *self.first.get_or_insert(now);
         if now - first < self.starts_after {
             return;
@@ -85,7 +88,7 @@ impl Cubic {
         }
         while self.flying + 1.0 <= self.window {
             self.flying += 1.0;
-            let arrives = wire.send(now, PACKET);
+            let arrives = send(now, PACKET);
             let settled = now - first >= Duration::from_secs_f64(self.settled());
             if arrives.is_some() && settled {
                 self.arrived += PACKET as f64;

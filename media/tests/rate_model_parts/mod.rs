@@ -36,7 +36,7 @@ pub(crate) fn run_beside(setup: Setup, mut wire: Wire, mut cubic: Cubic) -> Row 
     while at < seconds {
         at += TICK.as_secs_f64();
         call.run_to(&mut wire, at);
-        cubic.step(call.now(), &mut wire);
+        cubic.step(call.now(), |now, bytes| wire.send(now, bytes));
     }
     let mut row = call.row();
     let call_bytes = call.arrived_bytes_after(cubic.settled());

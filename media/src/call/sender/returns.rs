@@ -6,6 +6,7 @@ use super::Sender;
 use crate::call::{Output, Outputs};
 use crate::history::{Feedback, Outcome};
 use crate::packet::{Body, Class, Content, Report, StreamReport, nearest};
+use crate::rate::Mode;
 use crate::repair::Network;
 use crate::{AUDIO, FrameNumber};
 
@@ -68,11 +69,16 @@ impl Sender {
     pub(super) fn update_policy(&mut self, now: Instant) {
         let loss = self.estimator.loss();
         let used = self.wire_rate.bits_per_sec(now).max(1);
+        // Against a queue of our own repair would be the wrong answer: neither its length nor what it drops counts.
+        // Beside a flow that keeps it full, both are the path's.
+        let (share, round_trip) = match self.estimator.mode() {
+            Mode::Compete => (loss.total, self.estimator.round_trip()),
+            _ => (loss.random, self.estimator.min_round_trip()),
+        };
         let network = Network {
-            loss: loss.random,
+            loss: share,
             mean_burst: loss.mean_burst_packets.max(1.0),
-            // How long the way is, not how long its queue: against a queue repair would be the wrong answer.
-            round_trip: self.estimator.min_round_trip(),
+            round_trip,
             burst_span: self.bursts.span(now),
             headroom: self.estimator.estimate_bits_per_sec() as f64 / used as f64,
         };

@@ -8,7 +8,7 @@ use crate::Budget;
 use crate::call::stream::{Pressure, VideoOut};
 use crate::call::{Output, Outputs, SoundOrder, Subject};
 use crate::packet::fragment_budget;
-use crate::rate::{Demand, Event as RateEvent, ScreenDemand, Shares, allocate};
+use crate::rate::{Demand, Event as RateEvent, Mode, ScreenDemand, Shares, allocate};
 use crate::repair::copies;
 
 impl Sender {
@@ -97,7 +97,11 @@ impl Sender {
             self.estimator.estimate_bits_per_sec(),
         );
         self.tell_sound(&shares, outputs);
-        let queue = self.estimator.queue_delay();
+        // Beside a flow that keeps the queue full, the queue says nothing of our own rate.
+        let queue = match self.estimator.mode() {
+            Mode::Compete => Duration::ZERO,
+            _ => self.estimator.queue_delay(),
+        };
         let layered = self.policy.two_layers();
         for video in &mut self.video {
             let (share, target) = if video.is_screen() {
