@@ -31,6 +31,7 @@ mod nat;
 mod network;
 mod path;
 mod peer;
+mod ports;
 mod punch;
 mod reason;
 mod registration;
@@ -56,6 +57,9 @@ pub use network::{Ease, FamilyReport, Interface, NetworkReport, Portal, ServerRe
 pub use path::{PathInfo, PathKind};
 pub use peer::{
     Activity, Event, Input, Output, Peer, PeerConfig, Route, SignalBody, SignalKind, Surroundings,
+};
+pub use ports::{
+    MAPPING_LIFETIME_SECS, MappingPlan, MappingProtocol, PortMapping, PortMappingReport, is_public,
 };
 pub use reason::NotDirect;
 pub use registration::{LoginInput, LoginOutput, Registration, Setback};

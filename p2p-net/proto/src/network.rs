@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Allocation, Filtering, Mapping, NatReport};
+use crate::{Allocation, Filtering, Mapping, NatReport, PortMappingReport};
 
 /// All that was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct NetworkReport {
     pub tcp: Option<bool>,
     /// Somebody answers the web in the relay's place, as a sign-in page does; only tried where UDP is silent.
     pub portal: Option<Portal>,
+    /// What the router says about opening ports; `None` where it was not asked.
+    #[serde(default)]
+    pub port_mapping: Option<PortMappingReport>,
 }
 
 /// One address of one interface.
@@ -135,12 +138,27 @@ impl NetworkReport {
         servers.filter_map(|server| server.round_trip_micros).min()
     }
 
+    /// Whether the router has opened a port of the very address at which the relay sees us.
+    pub fn is_mapped(&self) -> bool {
+        let seen: Vec<IpAddr> = self
+            .families()
+            .flat_map(|family| &family.nat.seen)
+            .map(|(_, mapped)| mapped.ip())
+            .collect();
+        let report = self.port_mapping.as_ref();
+        let mapping = report.and_then(|report| report.mapping);
+        mapping.is_some_and(|mapping| mapping.candidate(&seen).is_some())
+    }
+
     /// How well direct paths can be made: as well as the better family allows.
     pub fn ease(&self) -> Ease {
         match self.udp() {
             None => Ease::Unknown,
             Some(false) => Ease::Blocked,
             Some(true) => {
+                if self.is_mapped() {
+                    return Ease::Open;
+                }
                 let reached = self.families().filter(|family| family.is_reached());
                 let best = reached.map(|family| ease_of(&family.nat)).min();
                 best.unwrap_or(Ease::Unknown)
