@@ -6,6 +6,7 @@ mod channels;
 mod connections;
 mod guesses;
 mod peers;
+mod ports;
 mod survey;
 mod timers;
 
@@ -28,6 +29,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, trace};
 
 use crate::link::Notice;
+use crate::portmap::PortMapper;
 use crate::quic::{Quic, code};
 use crate::relay::{Nudging, RelayEvent, Session};
 use crate::signals::Seals;
@@ -178,6 +180,8 @@ pub(crate) struct Parts {
     pub(crate) quic: Quic,
     pub(crate) provider: Arc<dyn SocketProvider>,
     pub(crate) relay: Option<RelayAddress>,
+    /// Who asks the router for an open port, where that is wanted.
+    pub(crate) ports: Option<PortMapper>,
     /// Whether looking at the interfaces may block.
     pub(crate) system: bool,
     pub(crate) shared: Arc<Shared>,
@@ -220,6 +224,7 @@ enum Wake {
     Relay(RelayEvent),
     Incoming(Box<quinn::Incoming>),
     Done(Done),
+    PortMapping,
     Timer,
 }
 
@@ -272,6 +277,7 @@ impl Driver {
                 Wake::Relay(event) => self.on_relay(event),
                 Wake::Incoming(incoming) => self.on_incoming(*incoming),
                 Wake::Done(done) => self.on_done(done),
+                Wake::PortMapping => self.on_port_mapping(),
                 Wake::Timer => self.on_timers(),
             }
         };
@@ -290,6 +296,13 @@ impl Driver {
                     None => std::future::pending().await,
                 }
             };
+            let ports = self.parts.ports.as_mut();
+            let mapped = async {
+                match ports {
+                    Some(ports) => ports.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 command = queues.commands.recv() => return Wake::Command(command),
                 () = self.parts.shared.wake.notified() => return Wake::Changed,
@@ -303,6 +316,7 @@ impl Driver {
                     Ok(done) => return Wake::Done(done),
                     Err(error) => trace!(%error, "a task ended early"),
                 },
+                () = mapped => return Wake::PortMapping,
                 () = sleep => return Wake::Timer,
             }
         }
@@ -322,10 +336,16 @@ impl Driver {
             .filter_map(|state| state.live.as_ref())
             .map(|live| live.quinn.clone())
             .collect();
+        // Beside the rest, and bounded: what stays open ends by itself.
+        let ports = self.parts.ports.take();
+        let released = ports.map(|ports| tokio::spawn(ports.stop()));
         // The relay forgets our channels with the login: what goes through them has to leave first.
         let _ = timeout(CLOSE_TIMEOUT / 2, tell(lives, why)).await;
         self.parts.endpoint.close(code::CLOSED.into(), why);
         let _ = timeout(CLOSE_TIMEOUT / 2, self.parts.endpoint.wait_idle()).await;
+        if let Some(released) = released {
+            let _ = released.await;
+        }
     }
 
     fn on_timers(&mut self) {
@@ -454,6 +474,7 @@ impl Driver {
         let observed = canonical(session.welcome.observed);
         debug!(%observed, relay = %session.address, "logged in");
         self.observed = Some(observed);
+        self.heed_loopback();
         self.plan_survey();
         let carrier = session.carrier();
         self.session = Some(session);
@@ -548,6 +569,7 @@ impl Driver {
                 _ => false,
             });
             self.spread_surroundings();
+            self.ask_router_again();
             self.look_at_interfaces();
         }
     }
@@ -583,6 +605,7 @@ impl Driver {
         self.interfaces = interfaces;
         self.spread_surroundings();
         if !first {
+            self.ask_router_again();
             let _ = self.parts.nudges.try_send(Nudging::NetworkChanged);
         }
     }
@@ -647,6 +670,9 @@ impl Driver {
                 kind: CandidateKind::ServerReflexive,
                 address: observed,
             });
+        }
+        if !loopback {
+            candidates.extend(self.mapped_candidate());
         }
         candidates
     }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::{Command, Driver, Parts, Queues, Shared};
 use crate::link::Clock;
+use crate::portmap::PortMapper;
 use crate::quic::{self, Quic};
 use crate::relay::{self, Login};
 use crate::socket::{MagicSocket, now};
@@ -36,6 +37,14 @@ pub struct Config {
     pub port: u16,
     /// Where sockets come from; `None` is the operating system. Simulations put their own here.
     pub sockets: Option<Arc<dyn SocketProvider>>,
+}
+
+/// What an endpoint does in the network around it, beside the relay. All of it is off unless said otherwise, and
+/// off with a relay on this machine: then nothing leaves it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalNetwork {
+    /// Ask the router to open our port (PCP, NAT-PMP, UPnP), and give it back at the end.
+    pub port_mapping: bool,
 }
 
 /// Gives an endpoint its sockets and the addresses of its interfaces.
@@ -159,6 +168,14 @@ impl Endpoint {
     /// # Errors
     /// [`BindError`].
     pub fn bind(config: Config) -> Result<Self, BindError> {
+        Self::bind_with(config, LocalNetwork::default())
+    }
+
+    /// [`Endpoint::bind`], and what may be done in the network around us.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_with(config: Config, local: LocalNetwork) -> Result<Self, BindError> {
         let Config {
             identity,
             relay,
@@ -201,6 +218,14 @@ impl Endpoint {
             }
             None => None,
         };
+        let elsewhere = relay
+            .as_ref()
+            .is_some_and(|relay| !is_this_machine(&relay.host));
+        let ports = if local.port_mapping && system && elsewhere {
+            PortMapper::start(socket.port())
+        } else {
+            None
+        };
         let shared = Arc::new(Shared::default());
         let inner = Inner {
             id: identity.id(),
@@ -218,6 +243,7 @@ impl Endpoint {
             quic,
             provider,
             relay,
+            ports,
             system,
             shared,
             notices: notice_sender,
@@ -347,6 +373,15 @@ impl Endpoint {
         {
             let _ = done.await;
         }
+    }
+}
+
+/// Whether a relay's host is named as this very machine.
+fn is_this_machine(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().is_loopback(),
+        Err(_) => bare.eq_ignore_ascii_case("localhost"),
     }
 }
 

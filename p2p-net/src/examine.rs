@@ -11,10 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use p2p_net_proto::{
     EXAM_SOCKETS, Exam, ExamPlan, ExamReport, FamilyReport, Interface, NatReport, NetworkReport,
-    RelayAddress, ServerReport,
+    PortMappingReport, RelayAddress, ServerReport,
 };
 use quinn::AsyncUdpSocket;
 use quinn_udp::{RecvMeta, Transmit};
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
@@ -40,6 +41,15 @@ pub(crate) struct Examination {
     pub(crate) session: Option<(SocketAddr, Option<u16>)>,
     pub(crate) interfaces: Vec<(IpAddr, u8)>,
     pub(crate) port: u16,
+    /// The router's answer, where it is asked for open ports.
+    pub(crate) ports: Option<oneshot::Receiver<PortMappingReport>>,
+}
+
+/// What the router said, if it was asked and has answered in time.
+async fn port_mapping(
+    asked: Option<oneshot::Receiver<PortMappingReport>>,
+) -> Option<PortMappingReport> {
+    timeout(EXAM_LIMIT, asked?).await.ok()?.ok()
 }
 
 type Socket = Arc<dyn AsyncUdpSocket>;
@@ -65,7 +75,9 @@ impl Examination {
             port: self.port,
             ..NetworkReport::default()
         };
+        let ports = self.ports.take();
         let Some(relay) = &self.relay else {
+            report.port_mapping = port_mapping(ports).await;
             return report;
         };
         report.relay = Some(format!("{}:{}", relay.host, relay.port));
@@ -73,13 +85,16 @@ impl Examination {
             Ok(addresses) => addresses,
             Err(error) => {
                 report.unresolved = Some(error.to_string());
+                report.port_mapping = port_mapping(ports).await;
                 return report;
             }
         };
-        let (v4, v6) = tokio::join!(
+        let (v4, v6, ports) = tokio::join!(
             self.family(&addresses, false),
-            self.family(&addresses, true)
+            self.family(&addresses, true),
+            port_mapping(ports)
         );
+        report.port_mapping = ports;
         let clocks = [&v4, &v6].into_iter().flatten();
         let clock = clocks.filter_map(|(_, clock)| *clock).next();
         report.clock_ahead_millis = clock.and_then(|(micros, at)| ahead_millis(micros, at));

@@ -22,17 +22,18 @@ mod system;
 mod driver;
 mod examine;
 mod portal;
+mod portmap;
 mod quic;
 mod relay;
 mod signals;
 
 pub use connection::{Connection, Stats};
-pub use endpoint::{Config, Endpoint, RelayCarrier, RelayState, SocketProvider, TcpDial};
+pub use endpoint::{Config, Endpoint, LocalNetwork, RelayCarrier, RelayState, SocketProvider, TcpDial};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
 pub use p2p_net_proto::{
     Allocation, Ease, FamilyReport, Filtering, Fingerprint, Identity, Interface, Mapping,
-    NatReport, NetworkReport, NotDirect, PathInfo, PathKind, PeerId, Portal, RelayAddress,
-    ServerReport, Token,
+    MappingProtocol, NatReport, NetworkReport, NotDirect, PathInfo, PathKind, PeerId, PortMapping,
+    PortMappingReport, Portal, RelayAddress, ServerReport, Token,
 };
 /// Streams are quinn's own (`quinn` 0.11): the receiving half.
 pub use quinn::RecvStream;

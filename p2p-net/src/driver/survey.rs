@@ -10,6 +10,7 @@ use tracing::debug;
 use super::timers::Timer;
 use super::{Done, Driver};
 use crate::examine::{Examination, main_nat, second_port};
+use crate::portmap::PortMapper;
 use crate::socket::{canonical, now};
 
 /// Between a login, or a new address, and the questions.
@@ -75,6 +76,7 @@ impl Driver {
             session: session.map(|session| (session.address, session.welcome.alternate_port)),
             interfaces: self.interfaces.clone(),
             port: self.parts.socket.port(),
+            ports: self.parts.ports.as_ref().map(PortMapper::examine),
         };
         self.tasks
             .spawn(async move { Done::Examined(Box::new(examination.run().await)) });
