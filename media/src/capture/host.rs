@@ -1,21 +1,20 @@
 //! The sound system: which devices it has, and streams from and to them.
 //!
 //! PulseAudio (or PipeWire, which speaks its protocol) comes before ALSA, since it shares devices between
-//! programs; other systems have one sound system each. A stream is asked for 48 kHz and 10 ms at a time; what a
-//! device refuses is tried otherwise, and what it promises is not believed before it works.
+//! programs, and is spoken to directly; other systems have one sound system each, behind cpal. A stream of those
+//! is asked for 48 kHz and 10 ms at a time; what a device refuses is tried otherwise, and what it promises is not
+//! believed before it works.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use cpal::{
-    BufferSize, Device, Error, ErrorKind, FromSample, Host, HostId, InputCallbackInfo,
-    OutputCallbackInfo, Sample, SampleFormat, SizedSample, Stream, StreamConfig,
-    SupportedStreamConfig,
+    BufferSize, Device, Error, ErrorKind, FromSample, Host, InputCallbackInfo, OutputCallbackInfo,
+    Sample, SampleFormat, SizedSample, Stream, StreamConfig, SupportedStreamConfig,
     traits::{DeviceTrait as _, HostTrait as _, StreamTrait as _},
 };
 
+#[cfg(target_os = "linux")]
+use super::pulse;
 use super::{
     CaptureError, SoundDevice,
     devices::choose,
@@ -24,8 +23,7 @@ use super::{
 
 /// What is asked for first, samples a second: what Opus has.
 const WANTED_RATE: u32 = 48_000;
-/// Callbacks a second that are asked for. `crates.md` §7: 10 ms from writing to reading, where the default of
-/// PulseAudio is two seconds.
+/// Callbacks a second that are asked for: a block of ours each time.
 const CALLBACKS: u32 = 100;
 /// How long a sound system may take to open a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -92,19 +90,50 @@ impl Way {
 
 /// A device that may be opened.
 pub(crate) struct Found {
-    device: Device,
+    target: Target,
     pub(crate) name: String,
     way: Way,
 }
 
-/// An open stream. Closing one waits for the sound system, and for ever where that took the device away first
-/// (cpal 0.18 on PulseAudio: its thread waits for an end that the server does not tell). So a thread of its own
-/// closes it, and whoever used it goes on at once.
-pub(crate) struct OpenStream(Option<Stream>);
+/// Whose device it is.
+enum Target {
+    /// One of a sound server's.
+    #[cfg(target_os = "linux")]
+    Server(pulse::Device),
+    /// One that cpal opens.
+    Own(Device),
+}
 
+impl Target {
+    fn id(&self) -> String {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Server(device) => device.id.clone(),
+            Self::Own(device) => device
+                .id()
+                .map_or_else(|_| String::new(), |id| id.id().to_owned()),
+        }
+    }
+}
+
+/// An open stream.
+pub(crate) enum OpenStream {
+    /// At the sound server: closing it ends its connection.
+    #[cfg(target_os = "linux")]
+    Server {
+        /// Sound comes for as long as this lives.
+        _closer: pulse::Closer,
+    },
+    /// At a device of our own.
+    Own(Option<Stream>),
+}
+
+/// Closing a stream of cpal waits for the driver, for how long it says nowhere. So a thread of its own closes it,
+/// and whoever used it goes on at once.
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let Some(stream) = self.0.take() else { return };
+        let Self::Own(stream) = self else { return };
+        let Some(stream) = stream.take() else { return };
         let closing = std::thread::Builder::new()
             .name("sound-close".to_owned())
             .spawn(move || drop(stream));
@@ -132,81 +161,43 @@ fn hush() {
     }
 }
 
-/// Whether a sound system shares devices between programs: a server, in front of the drivers.
-fn is_server(host: &Host) -> bool {
-    let name = host.id().name().to_lowercase();
-    name == "pipewire" || name == "pulseaudio"
-}
-
-/// A connection to a sound system, and what it is for.
-type Known = ((HostId, Way), Arc<Host>);
-
-/// The sound systems that have answered. They are kept: what cpal 0.18 makes for a connection to PulseAudio, a
-/// thread and three files, stays for as long as the server does, and a device that is gone is looked for once
-/// a second. Each way has its own, so that its thread serves no other.
-static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
-
-fn known() -> MutexGuard<'static, Vec<Known>> {
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The sound systems that answer, best first.
-fn hosts(way: Way) -> Vec<Arc<Host>> {
+/// The sound systems that answer.
+fn hosts() -> impl Iterator<Item = Host> {
     #[cfg(target_os = "linux")]
     hush();
-    let mut ids = cpal::available_hosts();
-    let rank = |id: &HostId| match id.name().to_lowercase().as_str() {
-        "pipewire" => 0,
-        "pulseaudio" => 1,
-        _ => 2,
-    };
-    ids.sort_by_key(rank);
-    ids.into_iter().filter_map(|id| host(way, id)).collect()
-}
-
-/// One that is known, or that answers now.
-fn host(way: Way, id: HostId) -> Option<Arc<Host>> {
-    let mut known = known();
-    if let Some((_, host)) = known.iter().find(|(key, _)| *key == (id, way)) {
-        return Some(Arc::clone(host));
-    }
-    let host = Arc::new(cpal::host_from_id(id).ok()?);
-    known.push(((id, way), Arc::clone(&host)));
-    Some(host)
-}
-
-/// The devices of a sound system; where it has gone, those of the one that has come in its place.
-fn devices_of(way: Way, host: &Arc<Host>) -> Result<Vec<(Device, String)>, Error> {
-    way.devices(host).or_else(|error| {
-        let id = host.id();
-        known().retain(|(_, other)| !Arc::ptr_eq(other, host));
-        match self::host(way, id) {
-            Some(again) => way.devices(&again),
-            None => Err(error),
-        }
-    })
+    let ids = cpal::available_hosts();
+    ids.into_iter().filter_map(|id| cpal::host_from_id(id).ok())
 }
 
 /// The inputs and outputs of the best sound system that has any.
 pub(crate) fn list() -> Result<(Vec<SoundDevice>, Vec<SoundDevice>), CaptureError> {
     let mut problem = None;
-    for host in hosts(Way::In) {
-        let mut all = [Way::In, Way::Out].map(|way| {
-            let host = self::host(way, host.id()).unwrap_or_else(|| Arc::clone(&host));
-            match devices_of(way, &host) {
-                Ok(devices) => {
-                    let default = way.default(&host).is_some();
-                    name_all(devices, default)
-                }
-                Err(error) => {
-                    problem = Some(error.to_string());
-                    Vec::new()
-                }
+    #[cfg(target_os = "linux")]
+    match [Way::In, Way::Out].map(pulse::devices) {
+        [Ok(inputs), Ok(outputs)] => {
+            let [inputs, outputs] = [inputs, outputs].map(|(devices, default)| {
+                name_all(devices.into_iter().map(|device| device.name), default)
+            });
+            if !(inputs.is_empty() && outputs.is_empty()) {
+                return Ok((inputs, outputs));
+            }
+        }
+        [Err(pulse::Failure::NoServer), _] => {}
+        [Err(failure), _] | [_, Err(failure)] => problem = Some(failure.to_string()),
+    }
+    for host in hosts() {
+        let [inputs, outputs] = [Way::In, Way::Out].map(|way| match way.devices(&host) {
+            Ok(devices) => {
+                let default = way.default(&host).is_some();
+                name_all(devices.into_iter().map(|(_, name)| name), default)
+            }
+            Err(error) => {
+                problem = Some(error.to_string());
+                Vec::new()
             }
         });
-        if all.iter().any(|devices| !devices.is_empty()) {
-            let [inputs, outputs] = &mut all;
-            return Ok((std::mem::take(inputs), std::mem::take(outputs)));
+        if !(inputs.is_empty() && outputs.is_empty()) {
+            return Ok((inputs, outputs));
         }
     }
     problem.map_or_else(
@@ -220,11 +211,10 @@ pub(crate) fn list() -> Result<(Vec<SoundDevice>, Vec<SoundDevice>), CaptureErro
     )
 }
 
-fn name_all(devices: Vec<(Device, String)>, has_default: bool) -> Vec<SoundDevice> {
-    devices
-        .into_iter()
+fn name_all(names: impl Iterator<Item = String>, has_default: bool) -> Vec<SoundDevice> {
+    names
         .zip(0..)
-        .map(|((_, name), number)| SoundDevice {
+        .map(|(name, number)| SoundDevice {
             number,
             name,
             default: has_default && number == 0,
@@ -235,27 +225,36 @@ fn name_all(devices: Vec<(Device, String)>, has_default: bool) -> Vec<SoundDevic
 /// The device that is called so: by number, by its name, or by the name that the sound system uses itself.
 pub(crate) fn find(way: Way, wanted: Option<&str>) -> Result<Found, CaptureError> {
     let mut found = Vec::new();
-    for host in hosts(way) {
-        let Ok(devices) = devices_of(way, &host) else {
+    let mut look = |devices: Vec<(Target, String)>| {
+        let names: Vec<String> = devices.iter().map(|(_, name)| name.clone()).collect();
+        let ids: Vec<String> = devices.iter().map(|(target, _)| target.id()).collect();
+        let place = choose(&names, wanted).or_else(|| choose(&ids, wanted));
+        found.extend(names);
+        let (target, name) = devices.into_iter().nth(place?)?;
+        Some(Found { target, name, way })
+    };
+    // Behind a server without devices there are only its own, under other names: so any one is none then.
+    let mut server_only = false;
+    #[cfg(target_os = "linux")]
+    if let Ok((devices, _)) = pulse::devices(way) {
+        let devices = devices.into_iter().map(|device| {
+            let name = device.name.clone();
+            (Target::Server(device), name)
+        });
+        if let Some(found) = look(devices.collect()) {
+            return Ok(found);
+        }
+        server_only = wanted.is_none();
+    }
+    for host in hosts().take(if server_only { 0 } else { usize::MAX }) {
+        let Ok(devices) = way.devices(&host) else {
             continue;
         };
-        let names: Vec<String> = devices.iter().map(|(_, name)| name.clone()).collect();
-        let ids: Vec<String> = devices
-            .iter()
-            .map(|(device, _)| {
-                device
-                    .id()
-                    .map_or_else(|_| String::new(), |id| id.id().to_owned())
-            })
-            .collect();
-        let place = choose(&names, wanted).or_else(|| choose(&ids, wanted));
-        if let Some((device, name)) = place.and_then(|place| devices.into_iter().nth(place)) {
-            return Ok(Found { device, name, way });
-        }
-        found.extend(names);
-        if wanted.is_none() && is_server(&host) {
-            // Behind a server without devices there are only its own, under other names.
-            break;
+        let devices = devices
+            .into_iter()
+            .map(|(device, name)| (Target::Own(device), name));
+        if let Some(found) = look(devices.collect()) {
+            return Ok(found);
         }
     }
     Err(CaptureError::NotFound {
@@ -278,9 +277,18 @@ pub(crate) trait Speak: Send + 'static {
 }
 
 impl Found {
+    /// The server's device, if it is one.
+    #[cfg(target_os = "linux")]
+    pub(crate) const fn server(&self) -> Option<&pulse::Device> {
+        match &self.target {
+            Target::Server(device) => Some(device),
+            Target::Own(_) => None,
+        }
+    }
+
     /// What to try, best first.
-    fn configs(&self) -> Result<Vec<(StreamConfig, SampleFormat)>, Error> {
-        let default = self.way.config(&self.device)?;
+    fn configs(&self, device: &Device) -> Result<Vec<(StreamConfig, SampleFormat)>, Error> {
+        let default = self.way.config(device)?;
         let mut rates = vec![WANTED_RATE, default.sample_rate()];
         rates.dedup();
         let mut formats = FORMATS.to_vec();
@@ -321,14 +329,21 @@ impl Found {
         mut make: impl FnMut(Shape) -> H,
         build: impl Fn(&Device, StreamConfig, SampleFormat, H) -> Result<Stream, Error>,
     ) -> Result<(OpenStream, Shape), CaptureError> {
-        let configs = self.configs().map_err(|error| self.failed(&error))?;
+        let device = match &self.target {
+            Target::Own(device) => device,
+            #[cfg(target_os = "linux")]
+            Target::Server(_) => {
+                return Err(self.failed(&Error::new(ErrorKind::UnsupportedOperation)));
+            }
+        };
+        let configs = self.configs(device).map_err(|error| self.failed(&error))?;
         let mut last = Error::new(ErrorKind::UnsupportedConfig);
         for (config, format) in configs {
             let shape = Shape {
                 rate: config.sample_rate,
                 channels: usize::from(config.channels).max(1),
             };
-            let stream = build(&self.device, config, format, make(shape))
+            let stream = build(device, config, format, make(shape))
                 .and_then(|stream| stream.play().map(|()| stream));
             match stream {
                 Ok(stream) => {
@@ -340,7 +355,7 @@ impl Found {
                         buffer = ?config.buffer_size,
                         "sound device opened"
                     );
-                    return Ok((OpenStream(Some(stream)), shape));
+                    return Ok((OpenStream::Own(Some(stream)), shape));
                 }
                 Err(error) => {
                     tracing::debug!(device = self.name, ?config, ?format, %error, "refused");
@@ -364,8 +379,19 @@ impl Found {
     /// Opens the device for input. `make` is asked for the receiver of samples, once for each attempt.
     pub(crate) fn open_input<H: Hear>(
         &self,
-        make: impl FnMut(Shape) -> (H, Alarm),
+        mut make: impl FnMut(Shape) -> (H, Alarm),
     ) -> Result<(OpenStream, Shape), CaptureError> {
+        #[cfg(target_os = "linux")]
+        if let Some(device) = self.server() {
+            let shape = Shape {
+                rate: pulse::RATE,
+                channels: 1,
+            };
+            let (hear, alarm) = make(shape);
+            let closer = pulse::open_input(device, hear, alarm);
+            let closer = closer.map_err(|failure| pulse::failed(&self.name, &failure))?;
+            return Ok((OpenStream::Server { _closer: closer }, shape));
+        }
         self.open(make, |device, config, format, (hear, alarm)| match format {
             SampleFormat::F32 => input::<f32, H>(device, config, hear, alarm),
             SampleFormat::I16 => input::<i16, H>(device, config, hear, alarm),

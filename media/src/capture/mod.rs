@@ -28,6 +28,8 @@ mod devices;
 pub(crate) mod host;
 #[cfg(feature = "devices")]
 mod microphone;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub(crate) mod pulse;
 #[cfg(feature = "devices")]
 mod screen;
 

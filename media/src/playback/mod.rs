@@ -3,8 +3,12 @@
 //! A sink of sound paces who feeds it: [`SoundSink::wait`] returns when it wants the next 10 ms, so that these
 //! can be made as late as possible. A sink of pictures takes them as they come.
 
+#[cfg(all(feature = "devices", target_os = "linux"))]
+mod depth;
 mod open;
 mod pace;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+mod pulse;
 #[cfg(feature = "devices")]
 mod speaker;
 mod spec;

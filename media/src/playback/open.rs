@@ -41,7 +41,7 @@ pub fn open_sound(spec: &AudioSinkSpec) -> Result<Box<dyn SoundSink>, PlayError>
         AudioSinkSpec::None => Box::new(NullSink::new()),
         AudioSinkSpec::File(path) => Box::new(WavSink::create(path)?),
         #[cfg(feature = "devices")]
-        AudioSinkSpec::Speaker(which) => Box::new(super::speaker::open(which.as_deref())?),
+        AudioSinkSpec::Speaker(which) => super::speaker::open(which.as_deref())?,
         #[cfg(not(feature = "devices"))]
         AudioSinkSpec::Speaker(_) => {
             return Err(crate::capture::built_without("speaker"));

@@ -1,4 +1,4 @@
-//! Loudspeakers.
+//! Loudspeakers that cpal opens.
 //!
 //! Who writes keeps one callback's worth of sound ahead in a ring, more where that was too little; the callback
 //! copies it to the device, covers holes, and passes on what it played as echo reference.
@@ -14,7 +14,7 @@ use std::{
 use super::{EchoReference, PlayError, SoundCounts, SoundSink};
 use crate::capture::{
     BLOCK, Resampler, SoundBlock,
-    host::{self, OpenStream, Shape, Speak, Way},
+    host::{self, Found, OpenStream, Shape, Speak, Way},
     ring::{RingReader, RingWriter, ring},
 };
 
@@ -33,7 +33,7 @@ const MAX_FADE: usize = 960;
 const STUCK_FOR: Duration = Duration::from_secs(5);
 
 /// An open loudspeaker.
-pub(super) struct SpeakerSink {
+struct SpeakerSink {
     // It plays for as long as this lives.
     _stream: OpenStream,
     name: String,
@@ -62,9 +62,17 @@ struct Shared {
     delay_micros: AtomicU64,
 }
 
-/// Opens a loudspeaker.
-pub(super) fn open(wanted: Option<&str>) -> Result<SpeakerSink, PlayError> {
+/// Opens a loudspeaker: one of the sound server's, or one of our own.
+pub(super) fn open(wanted: Option<&str>) -> Result<Box<dyn SoundSink>, PlayError> {
     let found = host::find(Way::Out, wanted)?;
+    #[cfg(target_os = "linux")]
+    if let Some(device) = found.server() {
+        return Ok(Box::new(super::pulse::open(device.clone())?));
+    }
+    Ok(Box::new(open_own(found)?))
+}
+
+fn open_own(found: Found) -> Result<SpeakerSink, PlayError> {
     let shared = Arc::new(Shared::default());
     let mut ends = None;
     let (stream, shape) = found.open_output(|shape| {
@@ -106,7 +114,11 @@ const fn millis(rate: u32, millis: u32) -> usize {
 }
 
 /// The echo reference from the ring of what was played.
-fn follow(mut ring: RingReader, mut resampler: Resampler, chunk: usize) -> EchoReference {
+pub(super) fn follow(
+    mut ring: RingReader,
+    mut resampler: Resampler,
+    chunk: usize,
+) -> EchoReference {
     let mut raw = vec![0.0; chunk];
     let mut waiting: Vec<f32> = Vec::with_capacity(4 * BLOCK);
     let mut overflow = 0;
