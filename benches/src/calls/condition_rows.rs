@@ -123,13 +123,20 @@ impl<'a> Judge<'a> {
         let (p50, p95) = voice.latency_millis;
         let told = voice.told_percent;
         let anchor = self.anchor(|anchor| format!("{} / {}", anchor.audio.0, anchor.audio.1));
+        let timing = &self.call.timing;
+        let [ramp, end] = [timing.ramp, timing.ramp + timing.measured]
+            .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        let buffered = self.call.numbers[1].buffered(ramp, end);
+        let buffered = buffered.map_or_else(String::new, |(waited, wanted)| {
+            format!("buffered {waited:.0} of {wanted:.0} ms wanted, ")
+        });
         let mut rows = vec![
             Row::new(
                 self.name("audio latency p95"),
                 at_most(bars.audio_p95),
                 p95,
                 "ms",
-                format!("p50 {p50:.0}, told in {told:.0} % of the windows; {anchor}"),
+                format!("p50 {p50:.0}, {buffered}told in {told:.0} % of the windows; {anchor}"),
             ),
             Row::new(
                 self.name("PESQ"),

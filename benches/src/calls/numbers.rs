@@ -89,6 +89,26 @@ impl Numbers {
         })
     }
 
+    /// How long sound waited for jitter from `from` to `until` (ms since the call began), and how long it was to wait:
+    /// means, ms.
+    pub fn buffered(&self, from: u64, until: u64) -> Option<(f64, f64)> {
+        let first = self.0.iter().find(|s| s.elapsed_millis >= from)?;
+        let last = self.0.iter().rev().find(|s| s.elapsed_millis <= until)?;
+        let (first, last) = (&first.sound_in, &last.sound_in);
+        let samples = last
+            .jitter_buffer_emitted_count
+            .checked_sub(first.jitter_buffer_emitted_count)
+            .filter(|samples| *samples > 0)? as f64;
+        let mean = |first: f64, last: f64| (last - first) * 1e3 / samples;
+        Some((
+            mean(first.jitter_buffer_delay, last.jitter_buffer_delay),
+            mean(
+                first.jitter_buffer_target_delay,
+                last.jitter_buffer_target_delay,
+            ),
+        ))
+    }
+
     /// The stage whose wait grew most from the first third of a call to its last.
     pub fn growth(&self) -> Option<Growth> {
         let settled: Vec<_> = self
