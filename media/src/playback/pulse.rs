@@ -1,30 +1,27 @@
 //! A loudspeaker of the sound server.
 //!
-//! Nothing is kept ahead on our side: whoever writes is asked for the next 10 ms when the server's buffer has room
-//! for them, and they go straight there. That buffer is as short as the machine allows: it begins short, grows with
+//! Nothing is kept ahead on our side, and there is no thread: whoever writes waits for what the server says, is asked
+//! for the next 10 ms when the server's buffer has room for them, and they go straight there. That buffer is as short as the machine allows: it begins short, grows with
 //! each underrun, and shrinks again after a while without any; each device's depth is remembered.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use pulseaudio::protocol::{
     ChannelMap, ChannelPosition, Command, CorkStreamParams, CreatePlaybackStreamReply,
-    PlaybackStreamParams, Prop, Props, SampleFormat, SampleSpec, SetPlaybackStreamBufferAttrParams,
-    SetPlaybackStreamBufferAttrReply,
+    PlaybackStreamParams, Prop, Props, PulseError, SampleFormat, SampleSpec,
+    SetPlaybackStreamBufferAttrParams, SetPlaybackStreamBufferAttrReply,
     stream::{BufferAttr, StreamFlags},
 };
 
 use super::{EchoReference, PlayError, SoundCounts, SoundSink, depth::Depth, speaker::follow};
 use crate::capture::{
     BLOCK, Resampler, SoundBlock,
-    host::trouble,
-    pulse::{
-        self, Closer, Connection, Device, Failure, Message, RATE, Reader, SAMPLE_BYTES, Writer,
-    },
-    ring::{RingWriter, Trouble, ring},
+    pulse::{self, Connection, Device, Failure, Message, RATE, Reader, SAMPLE_BYTES, Writer},
+    ring::{RingWriter, ring},
 };
 
 /// The server asks for so much at once at least, milliseconds: half of what is made at once, so that it is asked
@@ -41,6 +38,8 @@ const FADE_MILLIS: u32 = 5;
 const MISSED_MOST_MILLIS: u32 = 2_000;
 /// A device that asks for nothing for this long is taken as broken.
 const STUCK_FOR: Duration = Duration::from_secs(5);
+/// Messages of the server that are taken in one go.
+const MESSAGES_AT_ONCE: usize = 64;
 /// Devices whose depth is remembered at most.
 const MAX_KNOWN: usize = 64;
 
@@ -96,56 +95,26 @@ impl Account {
     }
 }
 
-/// What the thread that reads tells the one that writes.
-#[derive(Debug, Default)]
-struct State {
-    account: Account,
-    underruns: u64,
-    /// Of the device itself, behind the server's buffer.
-    device: Duration,
-    trouble: Option<Trouble>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
-    }
-
-    fn fail(&self, trouble: Trouble) {
-        self.change(|state| {
-            state.trouble.get_or_insert(trouble);
-        });
-    }
-}
-
 /// An open loudspeaker of the server.
 pub(super) struct PulseSpeaker {
     device: Device,
     channel: u32,
+    reader: Reader,
     writer: Writer,
-    shared: Arc<Shared>,
+    account: Account,
+    /// What the device itself holds, behind the server's buffer.
+    device_delay: Duration,
     depth: Depth,
     begun: bool,
     fade_in: bool,
     underruns: u64,
+    /// Of these, those that the depth knows of.
+    adapted: u64,
     played: u64,
     made_up: u64,
     moving: (u64, Instant),
     reference_in: RingWriter,
     reference: Option<EchoReference>,
-    // Plays for as long as this lives; ends the thread that reads.
-    _closer: Closer,
 }
 
 /// Opens a loudspeaker of the server.
@@ -158,12 +127,6 @@ fn try_open(device: &Device) -> Result<PulseSpeaker, Failure> {
     let depth = remembered(&device.id);
     let mut connection = Connection::open()?;
     let made: CreatePlaybackStreamReply = connection.ask(&create(device, depth))?;
-    let shared = Arc::new(Shared::default());
-    shared.change(|state| {
-        state.account.asked = u64::from(made.requested_bytes / SAMPLE_BYTES);
-        state.account.target = u64::from(made.buffer_attr.target_length / SAMPLE_BYTES);
-        state.device = Duration::from_micros(made.stream_latency);
-    });
     tracing::debug!(
         device = device.name,
         target = made.buffer_attr.target_length / SAMPLE_BYTES,
@@ -171,29 +134,32 @@ fn try_open(device: &Device) -> Result<PulseSpeaker, Failure> {
         latency_micros = made.stream_latency,
         "loudspeaker opened at the sound server"
     );
-    let (reader, writer) = connection.split()?;
-    let (told, channel) = (Arc::clone(&shared), made.channel);
-    let closer = Closer::spawn("sound-out", reader, move |reader| {
-        listen(reader, channel, &told);
-    })?;
+    let (reader, writer) = connection.split();
     let (reference_in, reference_out) = ring(samples(REFERENCE_MILLIS) as usize);
     let resampler = Resampler::new(RATE, RATE).map_err(Failure::Protocol)?;
-    Ok(PulseSpeaker {
+    let mut speaker = PulseSpeaker {
         device: device.clone(),
-        channel,
+        channel: made.channel,
+        reader,
         writer,
-        shared,
+        account: Account {
+            asked: u64::from(made.requested_bytes / SAMPLE_BYTES),
+            ..Account::default()
+        },
+        device_delay: Duration::ZERO,
         depth,
         begun: false,
         fade_in: false,
         underruns: 0,
+        adapted: 0,
         played: 0,
         made_up: 0,
         moving: (0, Instant::now()),
         reference_in,
         reference: Some(follow(reference_out, resampler, BLOCK)),
-        _closer: closer,
-    })
+    };
+    speaker.set_target(&made.buffer_attr, made.stream_latency);
+    Ok(speaker)
 }
 
 fn create(device: &Device, depth: Depth) -> Command {
@@ -231,75 +197,80 @@ fn attributes(depth: Depth) -> BufferAttr {
     }
 }
 
-/// Takes what the server says, until it says no more.
-fn listen(mut reader: Reader, channel: u32, shared: &Shared) {
-    let version = reader.version();
-    loop {
-        let (command, rest) = match reader.read() {
-            Ok(Message::Command(_, command, rest)) => (command, rest),
-            Ok(Message::Sound(_)) => continue,
-            Err(failure) => {
-                tracing::debug!(%failure, "the sound server takes no more");
-                return shared.fail(Trouble::Gone);
+impl PulseSpeaker {
+    /// Takes what the server says, `timeout` at most, until a block is asked for.
+    fn listen(&mut self, timeout: Duration) -> Result<(), Failure> {
+        let deadline = Instant::now() + timeout;
+        for _ in 0..MESSAGES_AT_ONCE {
+            let left = if self.wants() {
+                Duration::ZERO
+            } else {
+                deadline.saturating_duration_since(Instant::now())
+            };
+            if !self.reader.ready(left)? {
+                break;
             }
+            self.take_message()?;
+        }
+        Ok(())
+    }
+
+    fn wants(&self) -> bool {
+        self.account.owed() >= BLOCK as u64
+    }
+
+    fn take_message(&mut self) -> Result<(), Failure> {
+        let version = self.reader.version();
+        let Message::Command(_, command, rest) = self.reader.read()? else {
+            return Ok(());
         };
         match command {
-            Command::Request(request) if request.channel == channel => {
+            Command::Request(request) if request.channel == self.channel => {
                 let more = u64::from(request.length / SAMPLE_BYTES);
-                shared
-                    .change(|state| state.account.asked = state.account.asked.saturating_add(more));
+                self.account.asked = self.account.asked.saturating_add(more);
             }
-            Command::Underflow(underflow) if underflow.channel == channel => {
-                shared.change(|state| state.underruns += 1);
+            Command::Underflow(underflow) if underflow.channel == self.channel => {
+                self.underruns += u64::from(self.begun);
             }
-            Command::PlaybackStreamKilled(killed) if killed == channel => {
-                return shared.fail(Trouble::Gone);
+            Command::PlaybackStreamKilled(killed) if killed == self.channel => {
+                return Err(Failure::Refused(PulseError::NoEntity));
             }
             Command::PlaybackBufferAttrChanged(changed) => {
-                set_target(shared, &changed.buffer_attr, changed.sink_input_latency);
+                self.set_target(&changed.buffer_attr, changed.sink_input_latency);
             }
+            // The answer to another depth; the others say nothing.
             Command::Reply if !rest.is_empty() => {
-                let reply: Result<SetPlaybackStreamBufferAttrReply, _> =
-                    pulse::parse(rest, version);
-                if let Ok(reply) = reply {
-                    set_target(shared, &reply.buffer_attr, reply.configured_sink_latency);
-                }
+                let reply: SetPlaybackStreamBufferAttrReply = pulse::parse(rest, version)?;
+                self.set_target(&reply.buffer_attr, reply.configured_sink_latency);
             }
-            Command::Error(error) => {
-                tracing::warn!(%error, "the sound server refuses");
-                return shared.fail(Trouble::Failed);
-            }
+            Command::Error(error) => return Err(Failure::Refused(error)),
             _ => {}
         }
+        Ok(())
     }
-}
 
-fn set_target(shared: &Shared, attributes: &BufferAttr, device_micros: u64) {
-    shared.change(|state| {
-        state.account.target = u64::from(attributes.target_length / SAMPLE_BYTES);
-        state.device = Duration::from_micros(device_micros);
-    });
-}
+    fn set_target(&mut self, attributes: &BufferAttr, device_micros: u64) {
+        self.account.target = u64::from(attributes.target_length / SAMPLE_BYTES);
+        self.device_delay = Duration::from_micros(device_micros);
+    }
 
-impl PulseSpeaker {
     /// Makes the server's buffer deeper after an underrun, and less deep after a while without any.
-    fn adapt(&mut self, underruns: u64) -> Result<(), PlayError> {
+    fn adapt(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         let before = self.depth.device();
-        if underruns > self.underruns && self.begun {
+        if std::mem::replace(&mut self.adapted, self.underruns) < self.underruns {
             self.fade_in = true;
             self.depth.on_underrun(now);
         } else {
             self.depth.on_calm(now);
         }
-        self.underruns = underruns;
         if self.depth.device() == before {
             return Ok(());
         }
         tracing::debug!(
             device = self.device.name,
-            millis = self.depth.device().as_millis() as u64,
-            underruns,
+            micros = self.depth.device().as_micros() as u64,
+            underruns = self.underruns,
             "another depth for the loudspeaker"
         );
         remember(&self.device.id, self.depth);
@@ -309,31 +280,24 @@ impl PulseSpeaker {
             adjust_latency: true,
             early_requests: false,
         });
-        self.say(&command)
+        self.writer.send(&command).map(drop)
     }
 
-    fn say(&mut self, command: &Command) -> Result<(), PlayError> {
-        let said = self.writer.send(command);
-        said.map(drop)
-            .map_err(|failure| pulse::failed(&self.device.name, &failure))
-    }
-
-    fn give(&mut self, samples: &[f32]) -> Result<(), PlayError> {
-        let given = self.writer.sound(self.channel, samples);
-        given.map_err(|failure| pulse::failed(&self.device.name, &failure))?;
-        self.shared.lock().account.given += samples.len() as u64;
+    fn give(&mut self, samples: &[f32]) -> Result<(), Failure> {
+        self.writer.sound(self.channel, samples)?;
+        self.account.given += samples.len() as u64;
         self.reference_in.write(samples.iter().copied());
         Ok(())
     }
 
     /// Gives silence for what is past its time, so that both sides count alike.
-    fn catch_up(&mut self, missed: u64) -> Result<(), PlayError> {
+    fn catch_up(&mut self, missed: u64) -> Result<(), Failure> {
         self.fade_in = true;
         self.made_up += missed;
         let most = samples(MISSED_MOST_MILLIS);
         let mut left = missed.min(most);
         // What is too much has been played as silence, and nobody looks at it again.
-        self.shared.lock().account.given += missed - left;
+        self.account.given += missed - left;
         let silence = [0.0; BLOCK];
         while left > 0 {
             let piece = left.min(BLOCK as u64);
@@ -343,75 +307,64 @@ impl PulseSpeaker {
         Ok(())
     }
 
+    fn play(&mut self, block: &SoundBlock) -> Result<(), Failure> {
+        let missed = self.account.missed();
+        if self.begun && missed > 0 {
+            self.catch_up(missed)?;
+        }
+        let mut block = *block;
+        if std::mem::take(&mut self.fade_in) {
+            fade_in(&mut block);
+        }
+        self.give(&block)?;
+        self.played += BLOCK as u64;
+        if !self.begun {
+            self.begun = true;
+            self.moving.1 = Instant::now();
+            self.writer
+                .send(&Command::CorkPlaybackStream(CorkStreamParams {
+                    channel: self.channel,
+                    cork: false,
+                }))?;
+        }
+        Ok(())
+    }
+
     /// Whether the device has stopped asking.
-    fn is_stuck(&mut self, asked: u64) -> bool {
-        if asked != self.moving.0 {
-            self.moving = (asked, Instant::now());
+    fn is_stuck(&mut self) -> bool {
+        if self.account.asked != self.moving.0 {
+            self.moving = (self.account.asked, Instant::now());
         }
         self.begun && self.moving.1.elapsed() > STUCK_FOR
+    }
+
+    fn failed(&self, failure: &Failure) -> PlayError {
+        pulse::failed(&self.device.name, failure)
     }
 }
 
 impl SoundSink for PulseSpeaker {
     fn wait(&mut self, timeout: Duration) -> Result<bool, PlayError> {
-        let shared = Arc::clone(&self.shared);
-        let wanted =
-            |state: &State| state.trouble.is_some() || state.account.owed() >= BLOCK as u64;
-        let (state, _) = shared
-            .changed
-            .wait_timeout_while(shared.lock(), timeout, |state| !wanted(state))
-            .unwrap_or_else(PoisonError::into_inner);
-        let (account, underruns, failed) = (state.account, state.underruns, state.trouble);
-        drop(state);
-        if let Some(failed) = failed {
-            return Err(trouble(&self.device.name, failed));
-        }
-        if self.is_stuck(account.asked) {
+        let heard = self.listen(timeout).and_then(|()| self.adapt());
+        heard.map_err(|failure| self.failed(&failure))?;
+        if self.is_stuck() {
             return Err(PlayError::Device {
                 name: self.device.name.clone(),
                 reason: "it takes no sound".to_owned(),
             });
         }
-        self.adapt(underruns)?;
-        Ok(account.owed() >= BLOCK as u64)
+        Ok(self.wants())
     }
 
     fn write(&mut self, block: &SoundBlock) -> Result<(), PlayError> {
-        let (account, failed) = {
-            let state = self.shared.lock();
-            (state.account, state.trouble)
-        };
-        if let Some(failed) = failed {
-            return Err(trouble(&self.device.name, failed));
-        }
-        if account.queued() > samples(ROOM_MILLIS).max(account.target) {
+        if self.account.queued() > samples(ROOM_MILLIS).max(self.account.target) {
             return Ok(());
         }
-        if self.begun && account.missed() > 0 {
-            self.catch_up(account.missed())?;
-        }
-        if std::mem::take(&mut self.fade_in) {
-            let mut block = *block;
-            fade_in(&mut block);
-            self.give(&block)?;
-        } else {
-            self.give(block)?;
-        }
-        self.played += BLOCK as u64;
-        if !self.begun {
-            self.begun = true;
-            self.moving.1 = Instant::now();
-            self.say(&Command::CorkPlaybackStream(CorkStreamParams {
-                channel: self.channel,
-                cork: false,
-            }))?;
-        }
-        Ok(())
+        self.play(block).map_err(|failure| self.failed(&failure))
     }
 
     fn level(&self) -> Duration {
-        let state = self.shared.lock();
-        Duration::from_secs(state.account.queued()) / RATE + state.device
+        Duration::from_secs(self.account.queued()) / RATE + self.device_delay
     }
 
     fn take_reference(&mut self) -> Option<EchoReference> {

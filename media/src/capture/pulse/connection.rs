@@ -10,6 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+
 use pulseaudio::protocol::{
     self, AuthParams, AuthReply, Command, CommandReply, Descriptor, DescriptorFlags, Prop, Props,
     ProtocolError, PulseError, SetClientNameReply, TagStructReader,
@@ -86,7 +91,18 @@ pub(crate) struct Connection {
 }
 
 impl Reader {
-    /// Waits for the next message.
+    /// Whether a message is there, or its end, within `timeout`.
+    pub(crate) fn ready(&self, timeout: Duration) -> Result<bool, Failure> {
+        let mut wanted = [PollFd::new(&self.socket, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).ok();
+        match poll(&mut wanted, timeout.as_ref()) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(Failure::Io(error.into())),
+        }
+    }
+
+    /// Waits for the next message: as long as the server takes to answer, unless this is a thread's of its own.
     pub(crate) fn read(&mut self) -> Result<Message<'_>, Failure> {
         let mut head = [0; protocol::DESCRIPTOR_SIZE];
         self.socket.read_exact(&mut head)?;
@@ -217,10 +233,9 @@ impl Connection {
         Err(Failure::Io(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Both ends, for a stream: whoever reads waits from now on as long as it takes.
-    pub(crate) fn split(self) -> Result<(Reader, Writer), Failure> {
-        self.reader.socket.set_read_timeout(None)?;
-        Ok((self.reader, self.writer))
+    /// Both ends, for a stream.
+    pub(crate) fn split(self) -> (Reader, Writer) {
+        (self.reader, self.writer)
     }
 }
 
@@ -231,13 +246,14 @@ pub(crate) struct Closer {
 }
 
 impl Closer {
-    /// Runs `read` with the reader, on a thread called `name`.
+    /// Runs `read` with the reader, which waits as long as it takes, on a thread called `name`.
     pub(crate) fn spawn(
         name: &str,
         reader: Reader,
         read: impl FnOnce(Reader) + Send + 'static,
     ) -> Result<Self, Failure> {
         let socket = reader.socket.try_clone()?;
+        socket.set_read_timeout(None)?;
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || read(reader))?;
@@ -375,6 +391,15 @@ mod tests {
             drop(theirs);
             assert!(reader(ours).read().is_err(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_reader_says_whether_something_came() {
+        let (ours, mut theirs) = pair();
+        let reader = reader(ours);
+        assert!(!reader.ready(Duration::ZERO).expect("a socket"));
+        theirs.write_all(&[1]).expect("room");
+        assert!(reader.ready(Duration::from_secs(20)).expect("a socket"));
     }
 
     #[test]

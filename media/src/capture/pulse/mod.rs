@@ -2,7 +2,8 @@
 //!
 //! cpal can do this too, but neither asks for a buffer of a chosen depth (two whole callbacks lie in the server,
 //! and a third in our ring), nor hears that a device was taken away (its threads wait for ever), and polls
-//! latencies all the time. Here each stream is one connection and one thread, both gone with it.
+//! latencies all the time. Here each stream is one connection, with a thread for a microphone, and all of it goes
+//! with the stream.
 
 mod connection;
 mod record;

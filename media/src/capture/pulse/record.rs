@@ -46,7 +46,7 @@ pub(crate) fn open(device: &Device, hear: impl Hear, alarm: Alarm) -> Result<Clo
         "microphone opened at the sound server"
     );
     // The writing end may go: nothing more is said on this connection.
-    let (reader, _) = connection.split()?;
+    let (reader, _) = connection.split();
     Closer::spawn("sound-in", reader, move |reader| {
         listen(reader, hear, &alarm)
     })
