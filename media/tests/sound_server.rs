@@ -5,7 +5,7 @@
 //! the server is in the environment. It needs `pulseaudio`, and fails without.
 
 use std::{
-    env,
+    env, fs,
     io::ErrorKind,
     path::Path,
     process::{Child, Command, Stdio},
@@ -21,6 +21,7 @@ use media::{
         SoundSource, Tone, list, open_sound,
     },
     playback::{self, AudioSinkSpec, EchoReference, SoundSink},
+    voice::{VoiceConfig, VoiceProcessor},
 };
 
 /// How long anything may take here before the test fails.
@@ -31,6 +32,16 @@ const SERVER: &str = "LANDLINE_TEST_SOUND_SERVER";
 #[test]
 fn a_tone_goes_through_the_sound_server() {
     run_beside_a_server("inside_a_tone_goes_through");
+}
+
+#[test]
+fn echo_through_the_sound_server_is_taken_out() {
+    run_beside_a_server("inside_echo_is_taken_out");
+}
+
+#[test]
+fn devices_come_and_go_and_leave_nothing() {
+    run_beside_a_server("inside_devices_come_and_go");
 }
 
 #[test]
@@ -262,4 +273,146 @@ fn inside_the_server_dies() {
         .err()
         .expect("there is no server");
     println!("again: {error}");
+}
+
+/// Noise in syllables, four a second, at a third of full scale at most.
+struct Babble {
+    random: u32,
+    at: usize,
+}
+
+impl Babble {
+    fn fill(&mut self, block: &mut [f32; BLOCK]) {
+        for sample in block {
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 17;
+            self.random ^= self.random << 5;
+            let noise = self.random as f32 / u32::MAX as f32 * 2.0 - 1.0;
+            let time = self.at as f32 / 48_000.0;
+            *sample = 0.33 * noise * (0.2 + 0.8 * (25.0 * time).sin().abs());
+            self.at += 1;
+        }
+    }
+}
+
+fn power(samples: &[f32]) -> f32 {
+    samples.iter().map(|sample| sample * sample).sum::<f32>() / samples.len() as f32
+}
+
+#[test]
+// The outer test runs it in a process of its own, whose environment names the server that it started.
+#[ignore = "run by a test above, beside a sound server"]
+fn inside_echo_is_taken_out() {
+    /// Blocks that are played, and those after which the canceller has learned the way.
+    const PLAYED: usize = 500;
+    const LEARNED: usize = 250;
+    let mut source = microphone("microphone").expect("a microphone");
+    let mut sink = speaker("speaker").expect("a speaker");
+    let mut reference = sink.take_reference().expect("what it plays can be heard");
+    let mut voice = VoiceProcessor::new(VoiceConfig {
+        echo: true,
+        ..VoiceConfig::OFF
+    });
+    let mut enhancements = Vec::new();
+    thread::scope(|scope| {
+        let player = scope.spawn(|| {
+            let mut babble = Babble { random: 7, at: 0 };
+            let mut block = [0.0; BLOCK];
+            for _ in 0..PLAYED {
+                assert!(sink.wait(PATIENCE).expect("the server lives"));
+                babble.fill(&mut block);
+                sink.write(&block).expect("the server lives");
+            }
+        });
+        let (mut heard, mut played) = ([0.0; BLOCK], [0.0; BLOCK]);
+        let mut blocks = 0;
+        while !player.is_finished() {
+            source
+                .read(&mut heard, PATIENCE)
+                .expect("the server lives")
+                .expect("it gives sound");
+            while reference.read(&mut played) {
+                voice.process_render(&played);
+            }
+            let before = power(&heard);
+            voice.process_capture(&mut heard);
+            blocks += 1;
+            if blocks > LEARNED && before > 1e-4 {
+                enhancements.push(10.0 * (before / power(&heard).max(1e-10)).log10());
+            }
+        }
+    });
+    let middle = median(&enhancements);
+    println!(
+        "{middle:.1} dB in {} blocks, {:?}",
+        enhancements.len(),
+        sink.counts()
+    );
+    assert!(enhancements.len() > 100 && middle >= 20.0, "{middle} dB");
+}
+
+/// Runs the tool of the server, which finds it as we do.
+fn pactl(arguments: &[&str]) {
+    let status = Command::new("pactl")
+        .args(arguments)
+        .stdout(Stdio::null())
+        .status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "this test needs pactl (.ci/setup test): {arguments:?}"
+    );
+}
+
+/// Threads and open files of this process.
+fn holdings() -> (usize, usize) {
+    let count = |folder: &str| fs::read_dir(folder).expect("a system with /proc").count();
+    (count("/proc/self/task"), count("/proc/self/fd"))
+}
+
+#[test]
+// The outer test runs it in a process of its own, whose environment names the server that it started.
+#[ignore = "run by a test above, beside a sound server"]
+fn inside_devices_come_and_go() {
+    let mut block = [0.0; BLOCK];
+    let before = holdings();
+    for _ in 0..3 {
+        let mut source = microphone("microphone").expect("a microphone");
+        let mut sink = speaker("speaker").expect("a speaker");
+        for _ in 0..5 {
+            assert!(sink.wait(PATIENCE).expect("it is there"));
+            sink.write(&block).expect("it is there");
+            let read = source.read(&mut block, PATIENCE);
+            read.expect("it is there").expect("it gives sound");
+        }
+        pactl(&["unload-module", "module-null-sink"]);
+        let gone = Instant::now();
+        let error = loop {
+            match source.read(&mut block, PATIENCE) {
+                Ok(_) => assert!(gone.elapsed() < PATIENCE, "nobody noticed"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, CaptureError::Gone { .. }), "{error:?}");
+        let error = loop {
+            match sink.wait(PATIENCE).and_then(|_| sink.write(&block)) {
+                Ok(()) => assert!(gone.elapsed() < PATIENCE, "nobody noticed"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, CaptureError::Gone { .. }), "{error:?}");
+        println!("told after {:?}", gone.elapsed());
+        drop((source, sink));
+        // Looked for again and again, as in a call.
+        for wanted in ["speaker", "speaker:loud", "speaker:loud"] {
+            let error = speaker(wanted).err().expect("there is none");
+            assert!(error.may_pass(), "{error:?}");
+        }
+        assert_eq!(holdings(), before, "threads and files");
+        pactl(&[
+            "load-module",
+            "module-null-sink",
+            "sink_name=loud",
+            "norewinds=1",
+        ]);
+    }
 }
