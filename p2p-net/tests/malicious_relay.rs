@@ -12,6 +12,8 @@ mod data;
 mod identity;
 #[path = "malicious/tests_lies.rs"]
 mod lies;
+#[path = "malicious/tests_privacy.rs"]
+mod privacy;
 #[path = "malicious/tests_self.rs"]
 mod self_test;
 #[path = "malicious/tests_signals.rs"]

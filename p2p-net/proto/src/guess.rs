@@ -52,6 +52,8 @@ const MAX_PASSES: usize = 4;
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(3_600);
 /// Where guessing makes no sense, whether it does is looked at again after this.
 pub(crate) const AFTER_REFUSAL: Duration = Duration::from_secs(600);
+/// Where a kind could not be told, because of the relay or of loss, it is asked again after this.
+pub(crate) const AFTER_SILENCE: Duration = Duration::from_secs(30);
 /// Samples are waited for as long as this, or two round trips to the relay if that is more.
 pub(crate) const SAMPLES_OVERDUE: Duration = Duration::from_millis(800);
 /// The other side's hint, and its ports, are waited for as long as this, and three round trips.

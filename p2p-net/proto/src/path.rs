@@ -118,6 +118,7 @@ impl Calm {
 struct Path {
     id: PathId,
     address: SocketAddr,
+    proven_at: Instant,
     round_trip: RoundTrip,
     /// Share of probes that were not answered, smoothed.
     loss: f32,
@@ -149,6 +150,7 @@ impl Path {
         Self {
             id: validated.path,
             address: validated.address,
+            proven_at: now,
             round_trip: RoundTrip::first(now, validated.round_trip, loaded),
             loss: 0.0,
             outstanding: Outstanding::default(),
@@ -357,6 +359,11 @@ impl Paths {
             // The used one is in doubt, and this one is certain.
             let id = path.id;
             self.take(now, id);
+        }
+        let settled = |used: &Path| now >= used.proven_at + Timing::SETTLED;
+        if known.is_none() && self.used_path().is_some_and(settled) {
+            // The peer speaks from a new address: it may have left the one that we send to.
+            self.suspect(now);
         }
         self.consider(now, at);
     }

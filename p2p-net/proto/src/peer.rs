@@ -117,7 +117,8 @@ impl Peer {
             Input::Wanted(wanted) => self.on_wanted(now, wanted),
             Input::Dial => self.on_dial(now),
             Input::Surroundings(surroundings) => self.on_surroundings(now, surroundings),
-            Input::Accepted(accepted) => self.on_accepted(now, accepted),
+            Input::Accepted(accepted) => self.on_consent(now, accepted, self.config.relay_only),
+            Input::RelayOnly(only) => self.on_consent(now, self.config.accepted, only),
             Input::Relay(usable) => self.on_relay(now, usable),
             Input::Offer(offer, observed) => self.on_offer(now, offer, observed),
             Input::Answer(answer, observed) => self.on_answer(now, answer, observed),
@@ -199,13 +200,16 @@ impl Peer {
         }
     }
 
-    fn on_accepted(&mut self, now: Instant, accepted: bool) {
-        let before = std::mem::replace(&mut self.config.accepted, accepted);
-        if accepted && !before {
+    /// Whether a direct path may be sought was decided anew.
+    fn on_consent(&mut self, now: Instant, accepted: bool, relay_only: bool) {
+        let before = self.allowed();
+        self.config.accepted = accepted;
+        self.config.relay_only = relay_only;
+        if self.allowed() && !before {
             self.theirs.declines = false;
             self.begin_anew();
             self.punch(now);
-        } else if !accepted {
+        } else if !self.allowed() {
             self.forget(now);
         }
     }
@@ -217,6 +221,7 @@ impl Peer {
         }
         if usable {
             self.session.reset_pauses();
+            self.guess.relay_is_back();
             let quiet = matches!(self.session.phase, Phase::Idle | Phase::Cooling { .. });
             if quiet && !self.paths.any_lives() {
                 self.punch(now);
@@ -651,8 +656,10 @@ impl Peer {
         }
         Some(if !self.wanted {
             NotDirect::Idle
-        } else if !self.allowed() {
+        } else if !self.config.accepted {
             NotDirect::NotAccepted
+        } else if self.config.relay_only {
+            NotDirect::RelayOnly
         } else if self.theirs.declines {
             NotDirect::PeerDeclines
         } else if self.surroundings.candidates.is_empty() {

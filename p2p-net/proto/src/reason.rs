@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 pub enum NotDirect {
     /// Nobody wants a connection, or neither relay nor direct path is there to begin with.
     Idle,
-    /// We have not accepted this peer, or go through the relay on principle: it does not get our addresses.
+    /// We have not accepted this peer: it does not get our addresses.
     NotAccepted,
+    /// We go through the relay on principle, to this peer or to all: nobody gets our addresses then.
+    RelayOnly,
     /// The peer does not tell its addresses: it has not accepted us, or goes through the relay on principle.
     PeerDeclines,
     /// No relay has told us yet where we are seen.
@@ -41,9 +43,10 @@ pub enum NotDirect {
 
 impl NotDirect {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Idle,
         Self::NotAccepted,
+        Self::RelayOnly,
         Self::PeerDeclines,
         Self::NoAddress,
         Self::Trying,
@@ -62,6 +65,7 @@ impl NotDirect {
         match self {
             Self::Idle => "idle",
             Self::NotAccepted => "not-accepted",
+            Self::RelayOnly => "relay-only",
             Self::PeerDeclines => "peer-declines",
             Self::NoAddress => "no-address",
             Self::Trying => "trying",
@@ -80,7 +84,8 @@ impl NotDirect {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Idle => "no connection is wanted",
-            Self::NotAccepted => "this peer does not get our addresses",
+            Self::NotAccepted => "this peer is not accepted and does not get our addresses",
+            Self::RelayOnly => "relay-only is set: our addresses are kept back",
             Self::PeerDeclines => "the peer does not tell its addresses",
             Self::NoAddress => "no relay has told us yet where we are seen",
             Self::Trying => "a direct path is being sought",
@@ -101,7 +106,8 @@ impl NotDirect {
     pub const fn advice(self) -> Option<&'static str> {
         match self {
             Self::Idle | Self::Trying | Self::Lost | Self::RelayFaster => None,
-            Self::NotAccepted => Some("accept the contact, or lift `relay-only` for it"),
+            Self::NotAccepted => Some("accept the contact"),
+            Self::RelayOnly => Some("lift `relay-only` where a direct path is worth our addresses"),
             Self::PeerDeclines => Some("ask the peer to accept you, or to lift `relay-only`"),
             Self::NoAddress => Some("look at the relay: is it reachable by UDP"),
             Self::NoAnswer => Some("ask the peer to update, or to come online again"),

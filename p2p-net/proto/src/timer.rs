@@ -139,6 +139,10 @@ impl Timing {
 
     // Live paths.
 
+    /// A path that was proven this long ago may be past when the peer proves a new address: it has moved, and
+    /// the traffic that still comes from it hides that ours gets nowhere. The addresses of one round prove
+    /// themselves within less.
+    pub(crate) const SETTLED: Duration = Duration::from_secs(1);
     /// Paths remembered at one time, living and failed.
     pub(crate) const MAX_PATHS: usize = 4;
     /// A path is probed this often while it carries traffic.

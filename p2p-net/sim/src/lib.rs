@@ -19,5 +19,5 @@ pub use link::{DEFAULT_QUEUE_BYTES, Fate, Link, LinkConfig, Loss};
 pub use many::{LIVES_VARIABLE, many_lives};
 pub use nat::{Dependence, Nat, NatConfig, Ports};
 pub use seed::{SEED_VARIABLE, for_seeds};
-pub use sockets::{SimHost, SimNet};
+pub use sockets::{Captured, SimHost, SimNet};
 pub use world::{Counters, Delivery, HostId, NatId, Payload, Place, World};

@@ -45,6 +45,20 @@ pub const MAX_QUEUED: usize = 6_000;
 /// Where ports that the caller left open start.
 const FIRST_EPHEMERAL_PORT: u16 = 49_152;
 
+/// Packets that are captured at most, between two looks.
+const MAX_CAPTURED: usize = 1_000_000;
+
+/// A packet as it left a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    /// Which host's.
+    pub from: HostId,
+    /// Where it was to go.
+    pub to: SocketAddr,
+    /// Its UDP payload.
+    pub payload: Bytes,
+}
+
 /// A UDP payload and the ECN bits beside it.
 #[derive(Debug, Clone)]
 struct Datagram {
@@ -83,6 +97,7 @@ type Bound = Vec<(Family, Weak<SimSocket>)>;
 
 struct State {
     world: World<Datagram>,
+    capture: Option<Vec<Captured>>,
     sockets: BTreeMap<(HostId, u16), Bound>,
 }
 
@@ -153,6 +168,7 @@ impl SimNet {
     pub fn new(seed: u64) -> Self {
         let state = State {
             world: World::new(seed),
+            capture: None,
             sockets: BTreeMap::new(),
         };
         let shared = Arc::new(Shared {
@@ -261,6 +277,26 @@ impl SimNet {
     /// Moves a host to another place: its IPv4 address changes, its sockets stay.
     pub fn move_host(&self, host: &SimHost, place: Place) -> IpAddr {
         self.shared.state().world.move_host(host.id, place)
+    }
+
+    /// Keeps every packet that a host sends from now on.
+    pub fn capture(&self) {
+        self.shared.state().capture = Some(Vec::new());
+    }
+
+    /// What was captured since then, or since the last look.
+    pub fn captured(&self) -> Vec<Captured> {
+        let mut state = self.shared.state();
+        state
+            .capture
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Sockets that are open on all hosts.
+    pub fn open_sockets(&self) -> usize {
+        self.shared.state().sockets.values().map(Vec::len).sum()
     }
 
     /// What became of the packets so far.
@@ -472,6 +508,14 @@ impl SimSocket {
             ecn,
         };
         let mut state = shared.state();
+        if let Some(capture) = &mut state.capture {
+            assert!(capture.len() < MAX_CAPTURED, "the capture is full");
+            capture.push(Captured {
+                from: self.host,
+                to: plain,
+                payload: datagram.bytes.clone(),
+            });
+        }
         let before = state.world.next_at();
         state
             .world

@@ -120,12 +120,13 @@ impl Driver {
                 .shared_secret(peer)
                 .map_err(|error| ConnectError::Broken(error.to_string()))?;
             let now = now();
+            let contact = self.parts.shared.contact(peer);
             let config = PeerConfig {
                 me: self.me,
                 peer: *peer,
                 secret,
-                accepted: self.is_accepted(peer),
-                relay_only: false,
+                accepted: contact.accepted == Some(true),
+                relay_only: contact.relay_only,
                 seed: rand::random(),
             };
             let mut machine = Peer::new(now, config);

@@ -73,6 +73,8 @@ pub enum Input<'a> {
     Surroundings(Surroundings),
     /// The peer became an accepted contact, or is no longer one.
     Accepted(bool),
+    /// From now on nothing but the relay, though accepted, or no longer so.
+    RelayOnly(bool),
     /// A relayed channel to the peer is usable, or no longer.
     Relay(bool),
     /// An Offer came, opened and checked against replay, with what the relay attests.

@@ -10,11 +10,12 @@ use rand::Rng;
 
 use super::{Output, Peer, SignalBody, reflexive};
 use crate::guess::{
-    AFTER_FAILURE, AFTER_REFUSAL, ANSWERS_OVERDUE, HINT_OVERDUE, Kind, MAX_PROBES, Opener, PACE,
-    Prober, Role, SAMPLE_SOCKETS, SAMPLES_OVERDUE, role,
+    AFTER_FAILURE, AFTER_REFUSAL, AFTER_SILENCE, ANSWERS_OVERDUE, HINT_OVERDUE, Kind, MAX_PROBES,
+    Opener, PACE, Prober, Role, SAMPLE_SOCKETS, SAMPLES_OVERDUE, role,
 };
 use crate::probe::{Opened, PROBE_LEN, Probe};
 use crate::punch::Validated;
+use crate::session::Phase;
 use crate::timer::Timing;
 use crate::wire::{Guess, Hint};
 use crate::{NotDirect, Sample, Transaction, usable};
@@ -60,6 +61,8 @@ pub(super) struct Guessing {
     session: Option<[u8; 16]>,
     ours: Option<Kind>,
     theirs: Option<Kind>,
+    /// Ours as it last was, for whoever asks while we rest.
+    last: Option<Kind>,
     /// Their ports came before we knew our own kind.
     early: Option<Guess>,
     /// We asked for this address, and have it unless refused.
@@ -78,6 +81,12 @@ impl Guessing {
     /// The situation is a new one: what was learnt, and what failed, counts no longer.
     pub(super) fn begin_anew(&mut self) {
         self.rest = None;
+        self.last = None;
+    }
+
+    /// The relay is back: what it did not tell, or carry, before does not count.
+    pub(super) fn relay_is_back(&mut self) {
+        self.rest = self.rest.filter(|(_, why)| *why != NotDirect::NatUnknown);
     }
 
     /// Both sides know this session.
@@ -193,6 +202,7 @@ impl Peer {
         let rest = match why {
             NotDirect::GuessFailed => AFTER_FAILURE,
             NotDirect::GuessWaits => Duration::ZERO,
+            NotDirect::NatUnknown => AFTER_SILENCE,
             _ => AFTER_REFUSAL,
         };
         self.guess.rest = Some((now + rest, why));
@@ -281,6 +291,7 @@ impl Peer {
         };
         let ours = Kind::of(samples);
         self.guess.ours = Some(ours);
+        self.guess.last = Some(ours);
         self.signal(SignalBody::Hint(ours.hint(session)));
         let patience = self.relay_round_trip().unwrap_or_default() * 3;
         self.guess.stage = Stage::Waiting(now + HINT_OVERDUE.max(patience));
@@ -296,10 +307,29 @@ impl Peer {
         }
         self.guess.theirs = Some(Kind::told(hint));
         // They doubt the round, so we may.
-        if let Stage::Armed(at) = &mut self.guess.stage {
-            *at = now;
+        match &mut self.guess.stage {
+            Stage::Armed(at) => *at = now,
+            Stage::Off => self.reconsider(now),
+            _ => {}
         }
         self.go_on_guessing(now);
+    }
+
+    /// They doubt a round in which we did not mean to guess. What spoke against it may have been on their side,
+    /// and be gone. After a failure they hear of our kind, so that they know why nothing comes; once a session.
+    fn reconsider(&mut self, now: Instant) {
+        let unproven = !self.round.succeeded() && !self.paths.any_lives();
+        let Some((_, why)) = self.guess.rest.filter(|_| unproven) else {
+            return;
+        };
+        if why != NotDirect::GuessFailed {
+            if self.session.phase == Phase::Punching {
+                self.guess.rest = None;
+                self.guess.stage = Stage::Armed(now);
+            }
+        } else if let (Some(kind), Some(session)) = (self.guess.last, self.guess.session) {
+            self.signal(SignalBody::Hint(kind.hint(session)));
+        }
     }
 
     pub(super) fn on_guess(&mut self, now: Instant, guess: Guess) {
