@@ -187,10 +187,10 @@ impl Connection {
         RateControl::new(self.inner.link.switch.clone())
     }
 
-    /// Whether the direct path has been silent for suspiciously long, so that a little traffic goes through
-    /// the relay as well.
+    /// Whether the direct path has been silent for suspiciously long, and will be left if it stays so. A little
+    /// traffic goes through the relay as well by then, unless [`crate::Duplicate`] forbids it.
     pub fn is_path_suspect(&self) -> bool {
-        self.inner.link.is_duplicating()
+        self.inner.link.is_suspect()
     }
 
     /// The path now, and each change of it.

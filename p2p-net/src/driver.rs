@@ -12,7 +12,6 @@ mod timers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, trace};
 
+use crate::duplicate::Policy;
 use crate::link::Notice;
 use crate::portmap::PortMapper;
 use crate::quic::{Quic, code};
@@ -76,10 +76,7 @@ pub(crate) struct Contact {
 #[derive(Default)]
 pub(crate) struct Shared {
     contacts: Mutex<HashMap<PeerId, Contact>>,
-    /// Nothing but the relay, whoever the peer is.
-    relay_only: AtomicBool,
-    /// Consent to everybody must be looked at again.
-    all_changed: AtomicBool,
+    duplicate: Arc<Policy>,
     changed: Mutex<BTreeSet<PeerId>>,
     wake: Notify,
     accepted: Mutex<Accepted>,
@@ -103,11 +100,9 @@ impl Shared {
         self.touch(peer);
     }
 
-    /// Keeps our addresses back from everybody, or no longer.
-    pub(crate) fn set_all_relay_only(&self, only: bool) {
-        self.relay_only.store(only, Ordering::Relaxed);
-        self.all_changed.store(true, Ordering::Release);
-        self.wake.notify_one();
+    /// What decides about copies on both paths.
+    pub(crate) fn duplicate(&self) -> Arc<Policy> {
+        self.duplicate.clone()
     }
 
     /// Has the driver look at a peer again.
@@ -117,9 +112,7 @@ impl Shared {
     }
 
     fn contact(&self, peer: &PeerId) -> Contact {
-        let mut contact = lock(&self.contacts).get(peer).copied().unwrap_or_default();
-        contact.relay_only |= self.relay_only.load(Ordering::Relaxed);
-        contact
+        lock(&self.contacts).get(peer).copied().unwrap_or_default()
     }
 
     /// The next living connection that a peer made. Cancel safe.
@@ -392,22 +385,11 @@ impl Driver {
     }
 
     fn on_changed(&mut self) {
-        let mut changed = std::mem::take(&mut *lock(&self.parts.shared.changed));
-        if self.parts.shared.all_changed.swap(false, Ordering::Acquire) {
-            changed.extend(self.peers.keys());
-        }
+        let changed = std::mem::take(&mut *lock(&self.parts.shared.changed));
         for peer in changed {
             if self.peers.contains_key(&peer) {
-                let contact = self.parts.shared.contact(&peer);
-                let accepted = contact.accepted == Some(true);
-                // What withdraws consent goes first: nothing may slip out between the two.
-                if !accepted {
-                    self.input(&peer, Input::Accepted(false));
-                }
-                self.input(&peer, Input::RelayOnly(contact.relay_only));
-                if accepted {
-                    self.input(&peer, Input::Accepted(true));
-                }
+                let accepted = self.is_accepted(&peer);
+                self.input(&peer, Input::Accepted(accepted));
                 self.drop_abandoned_dial(&peer);
             }
         }
@@ -471,6 +453,7 @@ impl Driver {
                 self.timers
                     .set(Timer::Activity(peer), now() + Peer::ACTIVITY_INTERVAL);
             }
+            Notice::Hint(peer) => self.on_activity(&peer),
             Notice::Spent(peer) => self.timers.set_default(Timer::Reopen(peer), now()),
         }
     }

@@ -16,7 +16,7 @@ use crate::quic::{self, Quic};
 use crate::relay::{self, Login};
 use crate::socket::{MagicSocket, now};
 use crate::system::System;
-use crate::{AcceptError, BindError, ConnectError, Connection};
+use crate::{AcceptError, BindError, ConnectError, Connection, Duplicate};
 
 /// Calls of an endpoint's that wait for the driver at most.
 const COMMANDS: usize = 64;
@@ -354,17 +354,17 @@ impl Endpoint {
             .set_contact(peer, |contact| contact.accepted = Some(accepted));
     }
 
-    /// Never anything but the relay for `peer`, though accepted: it does not get our addresses. Holds at once,
-    /// in a living connection as well: a direct path is left, nothing is offered or probed any more.
+    /// Never anything but the relay for `peer`.
     pub fn set_relay_only(&self, peer: PeerId, relay_only: bool) {
         self.inner
             .shared
             .set_contact(peer, |contact| contact.relay_only = relay_only);
     }
 
-    /// The same for everybody; what was said of single peers holds again when it is lifted.
-    pub fn set_all_relay_only(&self, relay_only: bool) {
-        self.inner.shared.set_all_relay_only(relay_only);
+    /// Says when low-rate traffic takes both paths, direct and relay, from now on; [`Duplicate::Suspect`] unless said
+    /// otherwise. Holds for what we send to all peers; what they send is theirs to say.
+    pub fn set_duplicate(&self, policy: Duplicate) {
+        self.inner.shared.duplicate().set(policy);
     }
 
     /// Closes all connections and waits until the peers have been told (a second at most).

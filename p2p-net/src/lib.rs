@@ -9,6 +9,7 @@ mod error;
 
 // The data path.
 mod congestion;
+mod duplicate;
 mod extra;
 mod link;
 mod rate;
@@ -28,6 +29,7 @@ mod relay;
 mod signals;
 
 pub use connection::{Connection, Stats};
+pub use duplicate::Duplicate;
 pub use endpoint::{Config, Endpoint, LocalNetwork, RelayCarrier, RelayState, SocketProvider, TcpDial};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
 pub use p2p_net_proto::{

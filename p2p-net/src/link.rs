@@ -15,12 +15,11 @@ use quinn_udp::EcnCodepoint;
 use tokio::sync::mpsc;
 
 use crate::congestion::PathSwitch;
+use crate::duplicate::{Copies, Policy};
 use crate::relay::Tunnel;
 
-/// What may go over both paths while the direct one is suspect (`wire.md` §6), bytes a second.
-const DUPLICATE_BYTES_PER_SEC: u64 = 500_000 / 8;
-/// How much of that may come at once, bytes.
-const DUPLICATE_BURST: u64 = 16_384;
+/// The driver hears at once of a relayed packet that comes after so long, while we use the direct path.
+const HINT_PAUSE: Duration = Duration::from_millis(200);
 /// A pause longer than this between arrivals is no part of a steady flow.
 const STEADY_GAP_MAX: Duration = Duration::from_secs(1);
 /// The relay leg always takes this much: QUIC's minimum of 1,200 and our header (`relay.md` §4.2), bytes.
@@ -35,6 +34,8 @@ pub(crate) enum Notice {
     Flight(PeerId),
     /// Traffic began on the direct path after a quiet time.
     Active(PeerId),
+    /// The peer sends through the relay, though we do not: it may have lost the direct path.
+    Hint(PeerId),
     /// The channel has used up its counters.
     Spent(PeerId),
 }
@@ -111,14 +112,16 @@ pub(crate) struct Link {
     watched: AtomicBool,
     outgoing: Mutex<Outgoing>,
     notices: mpsc::Sender<Notice>,
+    policy: Arc<Policy>,
 }
 
 /// How the next packet leaves.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     route: Route,
+    suspect: bool,
     duplicate: bool,
-    bucket: Bucket,
+    copies: Copies,
     channel: Option<Arc<Channel>>,
     flight: Option<Flight>,
     splitter: Splitter,
@@ -144,35 +147,13 @@ struct Flight {
     told: bool,
 }
 
-#[derive(Debug)]
-struct Bucket {
-    bytes: u64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn take(&mut self, now: Instant, bytes: u64) -> bool {
-        let passed = now.saturating_duration_since(self.at).min(STEADY_GAP_MAX);
-        let earned =
-            u64::try_from(passed.as_micros()).unwrap_or(0) * DUPLICATE_BYTES_PER_SEC / 1_000_000;
-        if earned > 0 {
-            self.bytes = (self.bytes + earned).min(DUPLICATE_BURST);
-            self.at = now;
-        }
-        let enough = bytes <= self.bytes;
-        if enough {
-            self.bytes -= bytes;
-        }
-        enough
-    }
-}
-
 impl Link {
     pub(crate) fn new(
         peer: PeerId,
         now: Instant,
         clock: Clock,
         notices: mpsc::Sender<Notice>,
+        policy: Arc<Policy>,
     ) -> Self {
         Self {
             peer,
@@ -184,17 +165,16 @@ impl Link {
             watched: AtomicBool::new(false),
             outgoing: Mutex::new(Outgoing {
                 route: Route::None,
+                suspect: false,
                 duplicate: false,
-                bucket: Bucket {
-                    bytes: DUPLICATE_BURST,
-                    at: now,
-                },
+                copies: Copies::new(now),
                 channel: None,
                 flight: None,
                 splitter: Splitter::default(),
                 scratch: Vec::new(),
             }),
             notices,
+            policy,
         }
     }
 
@@ -202,10 +182,11 @@ impl Link {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Packets go there from now on.
-    pub(crate) fn set_route(&self, route: Route, duplicate: bool) {
+    /// Packets go there from now on; the path is `suspect`, or low-rate ones take both at least.
+    pub(crate) fn set_route(&self, route: Route, suspect: bool, duplicate: bool) {
         let mut outgoing = self.outgoing();
         outgoing.route = route;
+        outgoing.suspect = suspect;
         outgoing.duplicate = duplicate;
     }
 
@@ -214,9 +195,9 @@ impl Link {
         self.outgoing().route == Route::Direct(address)
     }
 
-    /// Whether some packets take both paths, because the direct one may be dead.
-    pub(crate) fn is_duplicating(&self) -> bool {
-        self.outgoing().duplicate
+    /// Whether the direct path is in use and seems dead.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.outgoing().suspect
     }
 
     /// Relayed packets go through `channel` from now on.
@@ -253,7 +234,9 @@ impl Link {
                 // Handshakes of a peer that came back from elsewhere must not depend on a path to where
                 // it was: packets with a long header (RFC 9000 §17.2) take both.
                 let handshake = contents.first().is_some_and(|byte| byte & 0x80 != 0);
-                let both = handshake || (outgoing.duplicate && outgoing.bucket.take(now, bytes));
+                let (policy, doubtful) = (self.policy.get(), outgoing.duplicate);
+                let what = (contents.len(), segment.is_none());
+                let both = handshake || outgoing.copies.take(now, policy, doubtful, what);
                 let copy = if both { outgoing.channel.clone() } else { None };
                 drop(outgoing);
                 self.count_direct(now, bytes, segment);
@@ -317,9 +300,12 @@ impl Link {
         self.received
             .relayed_bytes
             .fetch_add(bytes, Ordering::Relaxed);
-        self.received
-            .relayed_at
-            .store(self.clock.stamp(now), Ordering::Relaxed);
+        let stamp = self.clock.stamp(now);
+        let before = self.received.relayed_at.swap(stamp, Ordering::Relaxed);
+        let again = u128::from(stamp.saturating_sub(before)) > HINT_PAUSE.as_nanos();
+        if again && matches!(self.outgoing().route, Route::Direct(_)) {
+            self.tell(Notice::Hint(self.peer));
+        }
         self.wake_watch();
     }
 

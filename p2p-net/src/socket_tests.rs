@@ -173,7 +173,7 @@ impl Stand {
         let sockets: Vec<Arc<dyn AsyncUdpSocket>> = vec![v4.clone(), v6.clone()];
         let socket = Arc::new(MagicSocket::new(sockets, clock, raw_sender).expect("sockets"));
         let peer = PeerId::from_bytes([7; 32]);
-        let link = Arc::new(Link::new(peer, now, clock, notice_sender));
+        let link = Arc::new(Link::new(peer, now, clock, notice_sender, Arc::default()));
         let mut tables = socket.tables_mut();
         tables.links.insert(link.address.ip(), link.clone());
         tables.relays.push(address(RELAY));
@@ -430,7 +430,7 @@ async fn packets_follow_the_route() {
     stand.send(&batch, Some(1200)).expect("dropped");
     assert_eq!(stand.left(), []);
 
-    stand.link.set_route(Route::Direct(address(PEER)), false);
+    stand.link.set_route(Route::Direct(address(PEER)), false, false);
     stand.send(&batch, Some(1200)).expect("sent");
     assert_eq!(
         stand.left(),
@@ -441,7 +441,7 @@ async fn packets_follow_the_route() {
 
     let channel = stand.channel(9, 1452);
     stand.link.set_channel(Some(channel));
-    stand.link.set_route(Route::Relay, false);
+    stand.link.set_route(Route::Relay, false, false);
     stand.send(&batch, Some(1200)).expect("sent");
     let left = stand.left();
     assert_eq!((left[0].0, left[0].2), (address(RELAY), Some(1216)));
@@ -459,6 +459,7 @@ async fn packets_follow_the_route() {
     stand.link.set_route(
         Route::Direct("[2001:db8::1]:9".parse().expect("an address")),
         false,
+        false,
     );
     stand.send(&batch, Some(1200)).expect("sent");
     assert_eq!(stand.left(), []);
@@ -469,7 +470,7 @@ async fn packets_follow_the_route() {
 async fn a_narrow_leg_gets_fragments() {
     let stand = Stand::new();
     stand.link.set_channel(Some(stand.channel(9, 1216)));
-    stand.link.set_route(Route::Relay, false);
+    stand.link.set_route(Route::Relay, false, false);
     let packet = quic(1, 1436);
     stand.send(&packet, None).expect("sent");
     let left = stand.left();
@@ -491,7 +492,7 @@ async fn a_narrow_leg_gets_fragments() {
 async fn a_suspect_path_gets_copies_at_a_low_rate_and_handshakes_always() {
     let stand = Stand::new();
     stand.link.set_channel(Some(stand.channel(9, 1452)));
-    stand.link.set_route(Route::Direct(address(PEER)), true);
+    stand.link.set_route(Route::Direct(address(PEER)), true, true);
     for _ in 0..100 {
         stand.send(&quic(1, 1000), None).expect("sent");
     }
@@ -500,7 +501,7 @@ async fn a_suspect_path_gets_copies_at_a_low_rate_and_handshakes_always() {
     assert!((16..=20).contains(&copies), "{copies} copies");
     assert_eq!(left.len() - copies, 100);
 
-    stand.link.set_route(Route::Direct(address(PEER)), false);
+    stand.link.set_route(Route::Direct(address(PEER)), false, false);
     stand.send(&quic(1, 1000), None).expect("sent");
     assert_eq!(stand.left().len(), 1);
     let mut initial = quic(1, 1200);
@@ -533,7 +534,7 @@ async fn the_first_flight_is_kept_and_announced_once() {
 #[tokio::test]
 async fn a_full_socket_is_felt_and_waited_for() {
     let stand = Stand::new();
-    stand.link.set_route(Route::Direct(address(PEER)), false);
+    stand.link.set_route(Route::Direct(address(PEER)), false, false);
     let mut poller = stand.socket.clone().create_io_poller();
     let mut cx = Context::from_waker(Waker::noop());
     assert!(poller.as_mut().poll_writable(&mut cx).is_ready());

@@ -492,6 +492,17 @@ impl Paths {
         }
     }
 
+    /// Whether what is small had better take the relay as well.
+    pub(crate) fn doubts(&self, now: Instant) -> bool {
+        self.used.is_some() && (self.suspicion.is_some() || self.watch.doubts(now))
+    }
+
+    /// When time alone changes that.
+    pub(crate) fn doubts_change_at(&self, now: Instant) -> Option<Instant> {
+        self.used?;
+        self.watch.doubts_change_at(now)
+    }
+
     /// When the silence of the used path calls for something.
     pub(crate) fn silence_at(&self) -> Option<Instant> {
         let path = self.used_path().filter(|_| self.suspicion.is_none())?;

@@ -65,7 +65,8 @@ pub struct Peer {
     timers: Timers,
     outputs: VecDeque<Output>,
     bound: Vec<SocketAddr>,
-    route: (Route, bool),
+    /// Suspect, and duplicated, as was last said.
+    route: (Route, bool, bool),
     info: PathInfo,
     /// What the last session, or the loss of a path, taught about why there is none.
     verdict: Option<NotDirect>,
@@ -103,7 +104,7 @@ impl Peer {
             timers: Timers::default(),
             outputs: VecDeque::new(),
             bound: Vec::new(),
-            route: (Route::None, false),
+            route: (Route::None, false, false),
             info,
             verdict: None,
             told: (None, now),
@@ -384,6 +385,8 @@ impl Peer {
             Phase::Starting { candidates, .. } => self.begin_round(now, &candidates),
             Phase::Offered { .. } => {
                 self.verdict = Some(NotDirect::NoAnswer);
+            // What follows from it is told below.
+            Timer::Doubt => {}
                 self.session.pause(now, self.paths.is_busy(now));
             }
             Phase::Punching => {
@@ -619,10 +622,15 @@ impl Peer {
             None if self.relay => (Route::Relay, PathKind::Relayed),
             None => (Route::None, PathKind::None),
         };
-        let duplicate = self.relay && used.is_some_and(|(_, _, suspect)| suspect);
-        if self.route != (route, duplicate) {
-            self.route = (route, duplicate);
-            self.outputs.push_back(Output::Route { route, duplicate });
+        let suspect = used.is_some_and(|(_, _, suspect)| suspect);
+        let duplicate = self.relay && self.paths.doubts(now);
+        if self.route != (route, suspect, duplicate) {
+            self.route = (route, suspect, duplicate);
+            self.outputs.push_back(Output::Route {
+                route,
+                suspect,
+                duplicate,
+            });
         }
         let remote = used.map(|(address, _, _)| address);
         let round_trip = used.map(|(_, round_trip, _)| round_trip);
@@ -631,6 +639,8 @@ impl Peer {
             let first = self.info.kind == PathKind::None && self.info.switches == 0;
             let switches = self.info.switches.saturating_add(u32::from(!first));
             self.info = PathInfo {
+        let doubts = self.paths.doubts_change_at(now);
+        self.timers.set(Timer::Doubt, doubts);
                 kind,
                 remote,
                 round_trip,

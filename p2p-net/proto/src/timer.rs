@@ -23,10 +23,12 @@ pub(crate) enum Timer {
     Keys,
     /// Something is due about guessing ports.
     Guess,
+    /// Time alone raises or ends doubts about the used path.
+    Doubt,
 }
 
 impl Timer {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Phase,
         Self::Pair,
         Self::Path,
@@ -35,6 +37,7 @@ impl Timer {
         Self::Challenge,
         Self::Keys,
         Self::Guess,
+        Self::Doubt,
     ];
 }
 
@@ -184,6 +187,16 @@ impl Timing {
     pub(crate) const FLOW_SILENCE: Duration = Duration::from_millis(60);
     /// Packets within the last one or two seconds that make a steady flow.
     pub(crate) const FLOW_PACKETS: u64 = 20;
+    /// Least silence in a steady flow that makes what is small go both ways: two packets of a 50 a second, of which
+    /// one is lost, or late, are no cause.
+    pub(crate) const FLOW_DOUBT: Duration = Duration::from_millis(40);
+    /// A packet through the relay, while we use the direct path, makes what is small go both ways for so long: long
+    /// enough for the peer's next one.
+    pub(crate) const HINT: Duration = Duration::from_millis(300);
+    /// They belong together when they follow each other within this; ...
+    pub(crate) const HINT_PAUSE: Duration = Duration::from_secs(1);
+    /// ... and are no hint when they have gone on for so long. Doubts end sooner.
+    pub(crate) const HINTS: Duration = Duration::from_secs(2);
     /// Half of the window in which the longest pause of a flow is remembered.
     pub(crate) const FLOW_WINDOW: Duration = Duration::from_secs(1);
     /// QUIC's delay before acknowledging (RFC 9000 §18.2), for probe timeouts where the driver has none.

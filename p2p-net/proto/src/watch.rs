@@ -33,6 +33,8 @@ pub(crate) struct Watch {
     asked: usize,
     flow: Flow,
     load: Load,
+    /// Packets came through the relay although the direct path is in use: since when, and the last one.
+    relayed: Option<(Instant, Instant)>,
 }
 
 impl Watch {
@@ -75,8 +77,16 @@ impl Watch {
             .direct_received
             .saturating_sub(before.direct_received);
         let sent = activity.direct_sent.saturating_sub(before.direct_sent);
-        if received > 0 || sent > 0 || activity.relay_received_at > before.relay_received_at {
+        let relayed = activity
+            .relay_received_at
+            .filter(|_| activity.relay_received_at > before.relay_received_at);
+        if received > 0 || sent > 0 || relayed.is_some() {
             self.busy_at = Some(now);
+        }
+        if let Some(at) = relayed.map(|at| at.min(now)) {
+            let goes_on = |last: Instant| at.saturating_duration_since(last) < Timing::HINT_PAUSE;
+            let since = self.relayed.filter(|(_, last)| goes_on(*last));
+            self.relayed = Some((since.map_or(at, |(since, _)| since), at));
         }
         if received > 0 {
             let at = activity.direct_received_at.unwrap_or(now).min(now);
@@ -90,6 +100,29 @@ impl Watch {
                 self.due_timeout = activity.probe_timeout;
             }
         }
+    }
+
+    /// Whether the path may be dead, though it is too soon to say so: what is small goes over the relay as well. A
+    /// copy too many costs a packet, one too few a gap.
+    pub(crate) fn doubts(&self, now: Instant) -> bool {
+        let pauses = self.flow.doubtful_at(self.last.direct_gap);
+        let hinted = self.hinted_until().is_some_and(|until| now < until);
+        hinted || pauses.is_some_and(|at| at <= now)
+    }
+
+    /// When time alone changes that next.
+    pub(crate) fn doubts_change_at(&self, now: Instant) -> Option<Instant> {
+        let pauses = self.flow.doubtful_at(self.last.direct_gap);
+        let times = pauses.into_iter().chain(self.hinted_until());
+        times.filter(|at| *at > now).min()
+    }
+
+    /// The peer sends through the relay what should come straight: it has doubts, which may be about our
+    /// direction. Whoever goes on for long has chosen the relay, or sends everything twice.
+    fn hinted_until(&self) -> Option<Instant> {
+        let (since, last) = self.relayed?;
+        let short = last.saturating_duration_since(since) < Timing::HINTS;
+        short.then(|| last + Timing::HINT)
     }
 
     /// When silence calls for something; `timeout` is the path's own probe timeout.
@@ -191,6 +224,22 @@ impl Flow {
         self.received_at = self.received_at.max(Some(at));
     }
 
+    /// When a pause is longer than usual: half an interval too long, or a quarter longer than the longest of late.
+    fn doubtful_at(&self, gap: Option<(Duration, Duration)>) -> Option<Instant> {
+        let (gap, jitter) = gap?;
+        if self.previous.packets < Timing::FLOW_PACKETS {
+            return None;
+        }
+        let usual = (gap.saturating_mul(3) / 2).saturating_add(jitter.saturating_mul(2));
+        let longest = self.longest_pause().saturating_mul(5) / 4;
+        let limit = Timing::FLOW_DOUBT.max(usual).max(longest);
+        Some(self.received_at? + limit.min(MAX_SILENCE))
+    }
+
+    fn longest_pause(&self) -> Duration {
+        self.previous.longest_pause.max(self.current.longest_pause)
+    }
+
     /// When a pause of a steady flow is too long: 4 intervals + 3 × jitter, and twice what it did of itself
     /// lately, since a window of packets a round trip is a flow with pauses.
     fn silent_at(&self, gap: Option<(Duration, Duration)>) -> Option<Instant> {
@@ -201,10 +250,9 @@ impl Flow {
         let usual = gap
             .saturating_mul(4)
             .saturating_add(jitter.saturating_mul(3));
-        let longest = self.previous.longest_pause.max(self.current.longest_pause);
         let limit = Timing::FLOW_SILENCE
             .max(usual)
-            .max(longest.saturating_mul(2));
+            .max(self.longest_pause().saturating_mul(2));
         Some(self.received_at? + limit.min(MAX_SILENCE))
     }
 }
@@ -328,6 +376,48 @@ mod tests {
             traffic.step(20 * MILLI, 1, 0);
         }
         assert_eq!(traffic.silence(), [(86 * MILLI, Silence::Suspect)]);
+    }
+
+    #[test]
+    fn a_pause_of_a_steady_flow_is_doubted_sooner() {
+        let mut traffic = Traffic::new();
+        traffic.activity.direct_gap = Some((20 * MILLI, 2 * MILLI));
+        for _ in 0..100 {
+            traffic.step(20 * MILLI, 1, 0);
+        }
+        let (now, watch) = (traffic.now, &traffic.watch);
+        assert!(!watch.doubts(now));
+        assert_eq!(watch.doubts_change_at(now), Some(now + Timing::FLOW_DOUBT));
+        assert!(watch.doubts(now + Timing::FLOW_DOUBT));
+        assert_eq!(watch.doubts_change_at(now + Timing::FLOW_DOUBT), None);
+        traffic.step(50 * MILLI, 1, 0);
+        assert!(!traffic.watch.doubts(traffic.now), "it goes on");
+        traffic.step(50 * MILLI, 1, 0);
+        let again = traffic.watch.doubts_change_at(traffic.now);
+        assert_eq!(
+            again,
+            Some(traffic.now + 62_500 * MILLI / 1_000),
+            "it pauses like that"
+        );
+    }
+
+    #[test]
+    fn what_comes_through_the_relay_is_a_hint_for_a_while() {
+        let mut traffic = Traffic::new();
+        let mut hinted = 0;
+        for step in 0..200 {
+            traffic.activity.relay_received_at = Some(traffic.now + 20 * MILLI);
+            traffic.step(20 * MILLI, 1, 0);
+            hinted += u32::from(traffic.watch.doubts(traffic.now));
+            assert!(step > 90 || traffic.watch.doubts(traffic.now), "{step}");
+        }
+        assert_eq!(hinted, 100, "two seconds of it, then it is a habit");
+        traffic.step(Timing::HINT_PAUSE, 1, 0);
+        assert!(!traffic.watch.doubts(traffic.now));
+        traffic.activity.relay_received_at = Some(traffic.now);
+        traffic.step(20 * MILLI, 1, 0);
+        assert!(traffic.watch.doubts(traffic.now));
+        assert!(!traffic.watch.doubts(traffic.now + Timing::HINT));
     }
 
     #[test]

@@ -130,7 +130,7 @@ pub struct Side {
     pub host: HostId,
     /// Its machine.
     pub peer: Peer,
-    /// Each route it asked for: since when, where, and whether low-rate traffic goes on both.
+    /// Each route it asked for: since when, where, and whether it is suspect.
     pub routes: Vec<(Duration, Route, bool)>,
     /// Events it told.
     pub events: Vec<(Duration, PathInfo)>,
@@ -635,9 +635,20 @@ impl Pair {
                 Output::Unlisten(id) => assert!(own.listens.remove(&id), "never listened"),
                 Output::Bind(address, true) => assert!(own.bound.insert(address), "bound twice"),
                 Output::Bind(address, false) => assert!(own.bound.remove(&address), "not bound"),
-                Output::Route { route, duplicate } => {
+                Output::Route {
+                    route,
+                    suspect,
+                    duplicate,
+                } => {
                     own.route = (route, duplicate);
-                    own.routes.push((elapsed, route, duplicate));
+                    if own
+                        .routes
+                        .last()
+                        .map(|(_, route, suspect)| (*route, *suspect))
+                        != Some((route, suspect))
+                    {
+                        own.routes.push((elapsed, route, suspect));
+                    }
                 }
                 Output::Event(Event::Path(info)) => own.events.push((elapsed, info)),
                 output => self.guess(side, output),

@@ -132,7 +132,8 @@ impl Driver {
             let mut machine = Peer::new(now, config);
             machine.handle_input(now, Input::Surroundings(self.surroundings()));
             let clock = self.parts.socket.clock();
-            let link = Arc::new(Link::new(*peer, now, clock, self.parts.notices.clone()));
+            let (notices, policy) = (self.parts.notices.clone(), self.parts.shared.duplicate());
+            let link = Arc::new(Link::new(*peer, now, clock, notices, policy));
             self.parts
                 .socket
                 .tables_mut()
@@ -234,7 +235,11 @@ impl Driver {
             | Output::TransmitFrom { .. }
             | Output::Via(..)
             | Output::Shut => self.guess(peer, output),
-            Output::Route { route, duplicate } => self.set_route(peer, route, duplicate),
+            Output::Route {
+                route,
+                suspect,
+                duplicate,
+            } => self.set_route(peer, route, (suspect, duplicate)),
             Output::Event(Event::Path(path)) => {
                 if let Some(state) = self.peers.get(peer) {
                     trace!(peer = %peer.short(), ?path, "path");
@@ -244,11 +249,11 @@ impl Driver {
         }
     }
 
-    fn set_route(&mut self, peer: &PeerId, route: Route, duplicate: bool) {
+    fn set_route(&mut self, peer: &PeerId, route: Route, (suspect, duplicate): (bool, bool)) {
         let Some(state) = self.peers.get_mut(peer) else {
             return;
         };
-        state.link.set_route(route, duplicate);
+        state.link.set_route(route, suspect, duplicate);
         let key = match route {
             Route::None => return,
             Route::Relay => PathKey::Relay,

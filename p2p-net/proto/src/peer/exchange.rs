@@ -177,12 +177,14 @@ pub enum Output {
     Unlisten(u64),
     /// QUIC packets from this address belong to this peer (a probe proved it), or no longer.
     Bind(SocketAddr, bool),
-    /// Use this route; with `duplicate`, low-rate traffic goes over the relay as well while the direct
-    /// path is suspect.
+    /// Use this route.
     Route {
         /// The route.
         route: Route,
-        /// See above.
+        /// It is a direct path that seems dead, and is about to be left.
+        suspect: bool,
+        /// It may be: low-rate traffic goes over the relay as well. A suspect path is always duplicated where
+        /// there is a relay; a mere pause in a steady flow is enough.
         duplicate: bool,
     },
     /// May this address be guessed at now? Answer with [`Input::Reserved`]: no while somebody else's ports of
