@@ -12,6 +12,7 @@ mod timers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,6 +78,10 @@ pub(crate) struct Contact {
 pub(crate) struct Shared {
     contacts: Mutex<HashMap<PeerId, Contact>>,
     duplicate: Arc<Policy>,
+    /// Nothing but the relay, whoever the peer is.
+    relay_only: AtomicBool,
+    /// Consent to everybody must be looked at again.
+    all_changed: AtomicBool,
     changed: Mutex<BTreeSet<PeerId>>,
     wake: Notify,
     accepted: Mutex<Accepted>,
@@ -100,6 +105,13 @@ impl Shared {
         self.touch(peer);
     }
 
+    /// Keeps our addresses back from everybody, or no longer.
+    pub(crate) fn set_all_relay_only(&self, only: bool) {
+        self.relay_only.store(only, Ordering::Relaxed);
+        self.all_changed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
     /// What decides about copies on both paths.
     pub(crate) fn duplicate(&self) -> Arc<Policy> {
         self.duplicate.clone()
@@ -112,7 +124,9 @@ impl Shared {
     }
 
     fn contact(&self, peer: &PeerId) -> Contact {
-        lock(&self.contacts).get(peer).copied().unwrap_or_default()
+        let mut contact = lock(&self.contacts).get(peer).copied().unwrap_or_default();
+        contact.relay_only |= self.relay_only.load(Ordering::Relaxed);
+        contact
     }
 
     /// The next living connection that a peer made. Cancel safe.
@@ -385,11 +399,22 @@ impl Driver {
     }
 
     fn on_changed(&mut self) {
-        let changed = std::mem::take(&mut *lock(&self.parts.shared.changed));
+        let mut changed = std::mem::take(&mut *lock(&self.parts.shared.changed));
+        if self.parts.shared.all_changed.swap(false, Ordering::Acquire) {
+            changed.extend(self.peers.keys());
+        }
         for peer in changed {
             if self.peers.contains_key(&peer) {
-                let accepted = self.is_accepted(&peer);
-                self.input(&peer, Input::Accepted(accepted));
+                let contact = self.parts.shared.contact(&peer);
+                let accepted = contact.accepted == Some(true);
+                // What withdraws consent goes first: nothing may slip out between the two.
+                if !accepted {
+                    self.input(&peer, Input::Accepted(false));
+                }
+                self.input(&peer, Input::RelayOnly(contact.relay_only));
+                if accepted {
+                    self.input(&peer, Input::Accepted(true));
+                }
                 self.drop_abandoned_dial(&peer);
             }
         }

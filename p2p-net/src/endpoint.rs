@@ -354,11 +354,17 @@ impl Endpoint {
             .set_contact(peer, |contact| contact.accepted = Some(accepted));
     }
 
-    /// Never anything but the relay for `peer`.
+    /// Never anything but the relay for `peer`, though accepted: it does not get our addresses. Holds at once,
+    /// in a living connection as well: a direct path is left, nothing is offered or probed any more.
     pub fn set_relay_only(&self, peer: PeerId, relay_only: bool) {
         self.inner
             .shared
             .set_contact(peer, |contact| contact.relay_only = relay_only);
+    }
+
+    /// The same for everybody; what was said of single peers holds again when it is lifted.
+    pub fn set_all_relay_only(&self, relay_only: bool) {
+        self.inner.shared.set_all_relay_only(relay_only);
     }
 
     /// Says when low-rate traffic takes both paths, direct and relay, from now on; [`Duplicate::Suspect`] unless said

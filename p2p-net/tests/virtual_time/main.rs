@@ -224,7 +224,7 @@ async fn the_network_is_examined_when_somebody_asks() {
         assert!(stats.not_direct.is_none() && stats.sent_packets > 0);
         stand.endpoints[0].set_relay_only(connection.peer(), true);
         wait_path(&connection, PathKind::Relayed).await;
-        assert_eq!(connection.stats().not_direct, Some(NotDirect::NotAccepted));
+        assert_eq!(connection.stats().not_direct, Some(NotDirect::RelayOnly));
 
         stand.relay.take();
         let relay = stand.relay_host.clone();
