@@ -215,8 +215,9 @@ impl PulseSpeaker {
         Ok(())
     }
 
+    /// The first block is wanted whatever the server says: it asks for none before it plays, maybe.
     fn wants(&self) -> bool {
-        self.account.owed() >= BLOCK as u64
+        !self.begun || self.account.owed() >= BLOCK as u64
     }
 
     fn take_message(&mut self) -> Result<(), Failure> {
@@ -237,6 +238,9 @@ impl PulseSpeaker {
             }
             Command::PlaybackBufferAttrChanged(changed) => {
                 self.set_target(&changed.buffer_attr, changed.sink_input_latency);
+            }
+            Command::PlaybackStreamMoved(moved) => {
+                self.set_target(&moved.buffer_attr, moved.configured_sink_latency);
             }
             // The answer to another depth; the others say nothing.
             Command::Reply if !rest.is_empty() => {

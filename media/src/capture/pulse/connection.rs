@@ -67,6 +67,8 @@ pub(crate) enum Message<'a> {
     Sound(&'a [u8]),
     /// Anything else, with its number and, for an answer, what follows.
     Command(u32, Command, &'a [u8]),
+    /// One that we do not know: of a newer server, maybe.
+    Unknown,
 }
 
 /// The end that messages come out of.
@@ -117,9 +119,16 @@ impl Reader {
             return Ok(Message::Sound(&self.payload));
         }
         let mut cursor = Cursor::new(&self.payload[..]);
-        let (number, command) = Command::read_tag_prefixed(&mut cursor, self.version)?;
-        let rest = usize::try_from(cursor.position()).unwrap_or(len).min(len);
-        Ok(Message::Command(number, command, &self.payload[rest..]))
+        match Command::read_tag_prefixed(&mut cursor, self.version) {
+            Ok((number, command)) => {
+                let rest = usize::try_from(cursor.position()).unwrap_or(len).min(len);
+                Ok(Message::Command(number, command, &self.payload[rest..]))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a message of the sound server is left out");
+                Ok(Message::Unknown)
+            }
+        }
     }
 
     /// The version of the protocol that both sides speak.
@@ -381,15 +390,22 @@ mod tests {
         for bytes in [
             head(u32::MAX, 1),
             head(MAX_MESSAGE as u32 + 1, COMMANDS),
-            [head(3, COMMANDS), vec![0xff; 3]].concat(),
-            [head(5, COMMANDS), vec![b'L', 0, 0, 0, 2]].concat(),
-            head(0, COMMANDS),
+            head(3, COMMANDS),
             vec![1, 2, 3],
         ] {
             let (ours, mut theirs) = pair();
             theirs.write_all(&bytes).expect("room");
             drop(theirs);
             assert!(reader(ours).read().is_err(), "{bytes:?}");
+        }
+        // What is whole and says nothing is left out, and what follows is read.
+        for content in [&[0xff_u8; 3][..], &[b'L', 0, 0, 0, 2], &[]] {
+            let (ours, mut theirs) = pair();
+            let bytes = [&head(content.len() as u32, COMMANDS), content, &head(0, 3)].concat();
+            theirs.write_all(&bytes).expect("room");
+            let mut reader = reader(ours);
+            assert!(matches!(reader.read(), Ok(Message::Unknown)), "{bytes:?}");
+            assert!(matches!(reader.read(), Ok(Message::Sound([]))));
         }
     }
 

@@ -72,7 +72,7 @@ fn listen(mut reader: Reader, mut hear: impl Hear, alarm: &Alarm) {
             Ok(Message::Command(_, Command::RecordStreamKilled(_), _)) => {
                 return alarm.raise(Trouble::Gone);
             }
-            Ok(Message::Command(..)) => {}
+            Ok(Message::Command(..) | Message::Unknown) => {}
             Err(failure) => {
                 tracing::debug!(%failure, "no more sound from the sound server");
                 return alarm.raise(Trouble::Gone);
