@@ -146,7 +146,7 @@ impl VideoOut {
             return;
         }
         if self.told.is_none() {
-            self.ladder.restart(now, share);
+            self.ladder.begin(now, share);
         } else if !self.is_screen() && self.ladder.update(now, share, queue) {
             self.counters.steps += 1;
         }
@@ -247,6 +247,10 @@ impl VideoOut {
         let encoded = self.counters.encoded as f64;
         self.mean_bytes += (size - self.mean_bytes) / encoded;
         self.refresh.on_picture(now, number, key);
+        if let Some(told) = self.told.filter(|_| key && !self.is_screen()) {
+            self.ladder
+                .on_key_frame(told.size, told.bits_per_sec, bytes);
+        }
         if self.recent.len() == 60 {
             self.recent.pop_front();
         }

@@ -169,7 +169,7 @@ impl Call {
             sent_bytes: 0.0,
             setup,
         };
-        call.ladder.restart(start, call.shares.camera_bits_per_sec);
+        call.ladder.begin(start, call.shares.camera_bits_per_sec);
         call.set_rates();
         call
     }
@@ -490,11 +490,15 @@ impl Call {
         };
         let key = std::mem::take(&mut self.need_key);
         let mean = if key {
-            f64::from(step.key_frame_bytes)
+            key_frame_bytes(step.size.height())
         } else {
             self.target.told() as f64 / 8.0 * interval.as_secs_f64()
         };
         let bytes = (mean * self.random.random_range(0.85..1.15)) as usize;
+        if key {
+            self.ladder
+                .on_key_frame(step.size, self.target.told(), bytes);
+        }
         let fragments = bytes.div_ceil(FRAGMENT).max(1);
         let number = self.frames.len() as u64;
         self.frames.push(Frame {
@@ -614,5 +618,16 @@ fn demand(estimate_bits_per_sec: u64) -> Demand {
         video_cap_bits_per_sec: 2_500_000,
         transfer: false,
         fragment_bytes: FRAGMENT,
+    }
+}
+
+/// What a key frame of a camera takes, bytes (measured with openh264 at 2 Mbit/s; less is taken at less).
+fn key_frame_bytes(height: u32) -> f64 {
+    match height {
+        1_080.. => 40_000.0,
+        720.. => 18_000.0,
+        540.. => 11_000.0,
+        360.. => 6_200.0,
+        _ => 2_000.0,
     }
 }
