@@ -165,6 +165,18 @@ pub enum ContactsAction {
         #[arg(long)]
         yes: bool,
     },
+    /// Keep our addresses from a contact: nothing but the relay, at once, though it costs time on the way
+    RelayOnly {
+        /// From whom
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        peer: Option<String>,
+        /// From everybody
+        #[arg(long)]
+        all: bool,
+        /// No longer
+        #[arg(long)]
+        off: bool,
+    },
     /// Never hear from somebody again
     Block {
         /// Whom

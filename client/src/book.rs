@@ -6,12 +6,19 @@ use crate::command::BookCommand;
 use crate::contacts::{Contact, Standing, check_free, check_name};
 use crate::store::{self, Store, now_millis};
 
-/// Applies one change; gives the contact as it is then, or nothing after a removal.
+/// Applies one change; gives the contact as it is then, or nothing after a removal and where it is about all.
 ///
 /// # Errors
 /// The change makes no sense, or the store failed.
 pub async fn apply(store: &Store, command: BookCommand) -> Result<Option<Contact>, Problem> {
-    let id = command.id();
+    let Some(id) = command.id() else {
+        if let BookCommand::AllRelayOnly { only } = command {
+            store
+                .run(move |db| store::contacts::set_all_relay_only(db, only))
+                .await?;
+        }
+        return Ok(None);
+    };
     let all = store.run(|db| store::contacts::all(db)).await?;
     let known = all.iter().find(|contact| contact.id == id);
     let is_contact = known.is_some_and(|contact| contact.standing != Standing::Stranger);
@@ -56,6 +63,13 @@ pub async fn apply(store: &Store, command: BookCommand) -> Result<Option<Contact
                 .run(move |db| store::contacts::set_blocked(db, &id, blocked, now))
                 .await?;
         }
+        BookCommand::RelayOnly { only, .. } => {
+            require(is_contact)?;
+            store
+                .run(move |db| store::contacts::set_relay_only(db, &id, only))
+                .await?;
+        }
+        BookCommand::AllRelayOnly { .. } => {}
         BookCommand::Remove { .. } => {
             require(known.is_some())?;
             store
@@ -121,6 +135,23 @@ mod tests {
         let verify = BookCommand::Verify { id: BOB };
         let bob = change(verify).await.expect("verified");
         assert!(bob.expect("there").verified);
+    }
+
+    #[tokio::test]
+    async fn addresses_are_kept_from_contacts_alone_or_from_all() {
+        let (_dir, store) = store().await;
+        let change = |change| apply(&store, change);
+        let only = |only| BookCommand::RelayOnly { id: BOB, only };
+        assert!(change(only(true)).await.is_err(), "not a contact yet");
+        change(add(BOB, Some("Bob"))).await.expect("added");
+        let bob = change(only(true)).await.expect("kept").expect("there");
+        assert!(bob.relay_only);
+        let bob = change(only(false)).await.expect("lifted").expect("there");
+        assert!(!bob.relay_only);
+        let all = BookCommand::AllRelayOnly { only: true };
+        assert_eq!(change(all).await.expect("kept"), None);
+        let kept = store.run(|db| store::contacts::all_relay_only(db)).await;
+        assert!(kept.expect("read"));
     }
 
     #[tokio::test]

@@ -147,6 +147,19 @@ pub enum BookCommand {
         /// Block; otherwise unblock.
         blocked: bool,
     },
+    /// Keeps our addresses from a contact, or no longer.
+    RelayOnly {
+        /// From whom.
+        #[serde(with = "peer_text")]
+        id: PeerId,
+        /// Keep them; otherwise a direct path is sought again.
+        only: bool,
+    },
+    /// Keeps them from everybody, or no longer.
+    AllRelayOnly {
+        /// Keep them.
+        only: bool,
+    },
     /// Forgets a contact.
     Remove {
         /// Whom.
@@ -156,14 +169,16 @@ pub enum BookCommand {
 }
 
 impl BookCommand {
-    /// Whom it is about.
-    pub const fn id(&self) -> PeerId {
+    /// Whom it is about; nobody in particular where it is about all.
+    pub const fn id(&self) -> Option<PeerId> {
         match self {
             Self::Add { id, .. }
             | Self::Rename { id, .. }
             | Self::Verify { id }
             | Self::Block { id, .. }
-            | Self::Remove { id } => *id,
+            | Self::RelayOnly { id, .. }
+            | Self::Remove { id } => Some(*id),
+            Self::AllRelayOnly { .. } => None,
         }
     }
 }

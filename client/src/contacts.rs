@@ -44,6 +44,9 @@ pub struct Contact {
     pub standing: Standing,
     /// The two people compared the safety number.
     pub verified: bool,
+    /// It never gets our addresses, though accepted: nothing but the relay.
+    #[serde(default)]
+    pub relay_only: bool,
     /// Since when we know it, milliseconds since 1970.
     pub added_at_millis: i64,
 }
@@ -57,6 +60,7 @@ impl Contact {
             claimed_name: None,
             standing,
             verified: false,
+            relay_only: false,
             added_at_millis: now_millis,
         }
     }

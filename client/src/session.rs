@@ -237,7 +237,7 @@ pub async fn change_book(
         };
     }
     let own = identity::load_or_create(&settings.data_dir)?.id();
-    if change.id() == own {
+    if change.id() == Some(own) {
         return Err(Problem::usage("this is our own id"));
     }
     book::apply(store, change).await

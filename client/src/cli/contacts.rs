@@ -26,7 +26,13 @@ pub(super) async fn run(
         out,
     };
     match action {
-        ContactsAction::List => list(out, &all),
+        ContactsAction::List => {
+            let kept = book
+                .store
+                .run(|db| store::contacts::all_relay_only(db))
+                .await?;
+            list(out, &all, kept);
+        }
         ContactsAction::Add { id } => {
             let id: PeerId = id.trim().parse().map_err(|error| {
                 Problem::usage(format!("{:?} is not an id: {error}", id.trim()))
@@ -45,6 +51,25 @@ pub(super) async fn run(
             );
         }
         ContactsAction::Verify { peer, yes } => book.verify(resolve(&peer, &all)?, yes).await?,
+        ContactsAction::RelayOnly {
+            peer: Some(peer),
+            off,
+            ..
+        } => {
+            let id = resolve(&peer, &all)?;
+            let change = BookCommand::RelayOnly { id, only: !off };
+            book.show(book.change(change).await?.as_ref());
+        }
+        ContactsAction::RelayOnly { off, .. } => {
+            book.change(BookCommand::AllRelayOnly { only: !off })
+                .await?;
+            out.json(&serde_json::json!({ "all_relay_only": !off }));
+            out.text(if off {
+                "contacts get our addresses again, but for those marked relay-only"
+            } else {
+                ALL_RELAY_ONLY
+            });
+        }
         ContactsAction::Block { peer } => {
             let id = resolve(&peer, &all)?;
             book.show(
@@ -136,7 +161,11 @@ fn rows(number: &str) -> String {
         .join("\n")
 }
 
-fn list(out: Out, all: &[Contact]) {
+/// What holds where our addresses are kept from everybody.
+const ALL_RELAY_ONLY: &str = "nobody gets our addresses: all goes through the relay \
+                              (`landline contacts relay-only --all --off` ends that)";
+
+fn list(out: Out, all: &[Contact], all_relay_only: bool) {
     for contact in all {
         out.json(contact);
         out.text(&line(out, contact));
@@ -148,6 +177,9 @@ fn list(out: Out, all: &[Contact]) {
         .any(|contact| contact.standing == Standing::Stranger)
     {
         out.text(&out.dim("unknown ones wrote to you; `landline contacts add ID` or `block ID`"));
+    }
+    if all_relay_only {
+        out.text(ALL_RELAY_ONLY);
     }
 }
 
@@ -174,8 +206,13 @@ fn line(out: Out, contact: &Contact) -> String {
         )),
         contact.id,
         out.dim(&format!(
-            "{}{claimed}",
-            trust(contact.standing, contact.verified)
+            "{}{}{claimed}",
+            trust(contact.standing, contact.verified),
+            if contact.relay_only {
+                ", relay-only"
+            } else {
+                ""
+            }
         ))
     )
 }

@@ -88,7 +88,7 @@ impl Actor {
 
     /// Takes up what the store has from earlier runs.
     pub(super) async fn load(&mut self) -> Result<(), Problem> {
-        let (contacts, waiting) = self
+        let (contacts, waiting, all_relay_only) = self
             .store
             .run(|db| {
                 store::transfers::interrupt_running(db)?;
@@ -96,10 +96,13 @@ impl Actor {
                 Ok((
                     store::contacts::all(db)?,
                     store::messages::peers_with_work(db)?,
+                    store::contacts::all_relay_only(db)?,
                 ))
             })
             .await?;
+        self.endpoint.set_all_relay_only(all_relay_only);
         for contact in contacts {
+            self.endpoint.set_relay_only(contact.id, contact.relay_only);
             if contact.standing == Standing::Accepted {
                 self.endpoint.set_accepted(contact.id, true);
             }
@@ -371,6 +374,21 @@ impl Actor {
         }
         self.endpoint.set_accepted(peer, true);
         Ok(())
+    }
+
+    /// Keeps our addresses from a contact, or no longer, as the book has it and as long as a call wants it.
+    pub(super) fn set_relay_only(&self, peer: &PeerId) {
+        let kept = self
+            .contacts
+            .get(peer)
+            .is_some_and(|contact| contact.relay_only);
+        let call = self.calls.line.peer() == Some(*peer)
+            && self
+                .calls
+                .current
+                .as_ref()
+                .is_some_and(|call| call.relay_only);
+        self.endpoint.set_relay_only(*peer, kept || call);
     }
 
     /// Ends everything with a peer that is no longer wanted.

@@ -52,7 +52,7 @@ pub(super) struct Current {
     /// What is heard until somebody answers.
     ringer: Option<Ringer>,
     /// Only the relay may be used, for as long as it lasts.
-    relay_only: bool,
+    pub(super) relay_only: bool,
 }
 
 impl Calls {
@@ -481,7 +481,7 @@ impl Actor {
             ..
         } = current;
         if relay_only {
-            self.endpoint.set_relay_only(peer, false);
+            self.set_relay_only(&peer);
         }
         record.outcome = outcome(record.outgoing, answered, &end);
         record.unseen = record.outcome == Outcome::Missed;

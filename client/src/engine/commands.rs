@@ -77,7 +77,13 @@ impl Actor {
     }
 
     async fn change_book(&mut self, change: BookCommand) -> Result<Reply, Problem> {
-        let id = change.id();
+        let Some(id) = change.id() else {
+            if let BookCommand::AllRelayOnly { only } = change {
+                book::apply(&self.store, change).await?;
+                self.endpoint.set_all_relay_only(only);
+            }
+            return Ok(Reply::Contact(None));
+        };
         if id == self.endpoint.id() {
             return Err(Problem::usage("this is our own id"));
         }
@@ -86,6 +92,7 @@ impl Actor {
             Some(contact) => self.contacts.insert(id, contact.clone()),
             None => self.contacts.remove(&id),
         };
+        self.set_relay_only(&id);
         if contact
             .as_ref()
             .is_some_and(|contact| contact.standing == Standing::Accepted)

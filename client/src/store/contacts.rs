@@ -9,7 +9,7 @@ use crate::contacts::{Contact, Standing, name_key};
 /// Strangers that are remembered; the oldest of them gives way, with what it wrote.
 pub const MAX_STRANGERS: u32 = 1_000;
 
-const COLUMNS: &str = "id, name, claimed_name, standing, verified, added_at_millis";
+const COLUMNS: &str = "id, name, claimed_name, standing, verified, relay_only, added_at_millis";
 
 /// Everybody, named ones first.
 ///
@@ -84,6 +84,44 @@ pub fn set_verified(db: &Connection, id: &PeerId) -> Result<(), rusqlite::Error>
     Ok(())
 }
 
+/// Keeps our addresses from a contact, or no longer.
+///
+/// # Errors
+/// As above.
+pub fn set_relay_only(db: &Connection, id: &PeerId, only: bool) -> Result<(), rusqlite::Error> {
+    db.prepare_cached("UPDATE contacts SET relay_only = ?2 WHERE id = ?1")?
+        .execute(params![id.as_bytes(), only])?;
+    Ok(())
+}
+
+/// The choice that keeps our addresses from everybody.
+const ALL_RELAY_ONLY: &str = "all_relay_only";
+
+/// Whether our addresses are kept from everybody.
+///
+/// # Errors
+/// As above.
+pub fn all_relay_only(db: &Connection) -> Result<bool, rusqlite::Error> {
+    let chosen = db
+        .prepare_cached("SELECT value FROM choices WHERE name = ?1")?
+        .query_row([ALL_RELAY_ONLY], |row| row.get(0))
+        .optional()?;
+    Ok(chosen.unwrap_or(false))
+}
+
+/// Keeps them from everybody, or no longer.
+///
+/// # Errors
+/// As above.
+pub fn set_all_relay_only(db: &Connection, only: bool) -> Result<(), rusqlite::Error> {
+    db.prepare_cached(
+        "INSERT INTO choices (name, value) VALUES (?1, ?2)
+         ON CONFLICT (name) DO UPDATE SET value = ?2",
+    )?
+    .execute(params![ALL_RELAY_ONLY, only])?;
+    Ok(())
+}
+
 /// Remembers the name that a known peer claims.
 ///
 /// # Errors
@@ -152,7 +190,8 @@ fn from_row(row: &Row<'_>) -> Result<Contact, rusqlite::Error> {
             _ => Standing::Blocked,
         },
         verified: row.get(4)?,
-        added_at_millis: row.get(5)?,
+        relay_only: row.get(5)?,
+        added_at_millis: row.get(6)?,
     })
 }
 
@@ -195,6 +234,21 @@ mod tests {
             set_blocked(&db, &id(1), false, 6).expect("stored").standing,
             Standing::Accepted
         );
+    }
+
+    #[test]
+    fn addresses_are_kept_from_one_or_from_all() {
+        let db = in_memory();
+        accept(&db, &id(1), 0).expect("stored");
+        set_relay_only(&db, &id(1), true).expect("stored");
+        assert!(!all_relay_only(&db).expect("read"));
+        assert!(find(&db, &id(1)).expect("read").expect("there").relay_only);
+        accept(&db, &id(1), 1).expect("stored");
+        assert!(find(&db, &id(1)).expect("read").expect("there").relay_only);
+        for only in [true, true, false] {
+            set_all_relay_only(&db, only).expect("stored");
+            assert_eq!(all_relay_only(&db).expect("read"), only);
+        }
     }
 
     #[test]

@@ -90,6 +90,13 @@ const STEPS: &[&str] = &["
         unseen INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX calls_unseen ON calls (row) WHERE unseen = 1;
+", "
+    ALTER TABLE contacts ADD COLUMN relay_only INTEGER NOT NULL DEFAULT 0;
+    -- what the user has decided for all contacts, by name
+    CREATE TABLE choices (
+        name TEXT PRIMARY KEY NOT NULL,
+        value INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 "];
 
 /// Brings a store to the newest format, each step in a transaction of its own.
@@ -133,5 +140,15 @@ mod tests {
             .expect("a table")
         };
         assert_eq!((count("relays"), count("calls")), (1, 0));
+        assert_eq!(count("choices"), 0);
+        db.execute(
+            "INSERT INTO contacts (id, standing, added_at_millis) VALUES (zeroblob(32), 1, 0)",
+            [],
+        )
+        .expect("stored");
+        let relay_only: i64 = db
+            .query_row("SELECT relay_only FROM contacts", [], |row| row.get(0))
+            .expect("a column");
+        assert_eq!(relay_only, 0, "as contacts were before");
     }
 }
