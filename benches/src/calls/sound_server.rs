@@ -74,6 +74,20 @@ impl Server {
         ["XDG_RUNTIME_DIR", "HOME"].map(|name| (name, self.home.clone().into_os_string()))
     }
 
+    /// What the device renders and records at once, in words. Both channels of the recording are of one such step,
+    /// so that the way around our programs takes no time at all: there is nothing to be taken off.
+    fn period(&self) -> String {
+        let mut command = Command::new("pactl");
+        command.args(["list", "sinks"]);
+        let told = environment(command, &self.home).output();
+        let told = told.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let micros = configured(&told.unwrap_or_default());
+        micros.map_or_else(
+            || "an unknown time".to_owned(),
+            |micros| format!("{:.1} ms", micros / 1e3),
+        )
+    }
+
     fn run(&self, program: &str, arguments: &[&str]) -> Result<Watched> {
         let mut command = Command::new(program);
         command.args(arguments);
@@ -126,7 +140,8 @@ pub(super) fn rows(lab: &Lab, folder: &Path) -> Result<Vec<Row>> {
     sleep(MEASURED);
     recorder.signal(Signal::TERM)?;
     let _ = recorder.wait(PATIENCE)?;
-    running.end()?;
+    let period = server.period();
+    let [_, far] = running.end()?;
     let [said, heard] = channels(&fs::read(&tape)?);
     fs::remove_file(&tape)?;
     let until = u64::try_from((MEASURED - Duration::from_secs(2)).as_micros())?;
@@ -137,8 +152,9 @@ pub(super) fn rows(lab: &Lab, folder: &Path) -> Result<Vec<Row>> {
     };
     let half = DELAY.as_secs_f64() * 1e3;
     let (p50, p95) = voice.latency_millis;
+    let underruns = far.last().map_or(0, |last| last.sound_in.underruns);
     let beside = format!(
-        "beyond half the round trip of {half:.0} ms, from one device to the other; p50 {:.0}, told in {:.0} % of the windows, PESQ {:.2}; no camera can be had here",
+        "beyond half the round trip of {half:.0} ms, from one device to the other; p50 {:.0}, told in {:.0} % of the windows, PESQ {:.2}, {underruns} underruns; the device moves {period} at once; no camera can be had here",
         p50 - half,
         voice.told_percent,
         voice.pesq
@@ -150,6 +166,12 @@ pub(super) fn rows(lab: &Lab, folder: &Path) -> Result<Vec<Row>> {
         "ms",
         beside,
     )])
+}
+
+/// The latency that the first sink is configured for, µs.
+fn configured(sinks: &str) -> Option<f64> {
+    let (_, rest) = sinks.split_once("configured ")?;
+    rest.split_whitespace().next()?.parse().ok()
 }
 
 /// Both channels of interleaved samples, by one clock.
@@ -166,6 +188,13 @@ fn channels(tape: &[u8]) -> [Sound; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_period_is_read_from_the_list() {
+        let list = "Sink #0\n\tLatency: 168 usec, configured 2500 usec\n\tFlags: LATENCY\nSink #1\n\tLatency: 69 usec, configured 50000 usec\n";
+        assert_eq!(configured(list), Some(2_500.0));
+        assert_eq!(configured("No such entity"), None);
+    }
 
     #[test]
     fn channels_are_told_apart() {
