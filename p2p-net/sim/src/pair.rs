@@ -138,8 +138,8 @@ pub struct Side {
     pub signals: Vec<(Duration, SignalBody)>,
     /// Probes and pongs it sent: when and to where.
     pub probes: Vec<(Duration, SocketAddr)>,
-    /// Their bytes, in the same order.
-    pub packets: Vec<Vec<u8>>,
+    /// Probes and pongs that reached it.
+    pub heard: Vec<Vec<u8>>,
     /// Packets that opened ports, from extra sockets: when and to where.
     pub openers: Vec<(Duration, SocketAddr)>,
     /// Guesses that ended, and whether they failed.
@@ -490,6 +490,7 @@ impl Pair {
                 let ours = p2p_net_proto::probe::key_id(&bytes)
                     .is_some_and(|id| self.sides[side].listens.contains(&id));
                 if ours && !self.on_extra(side, port, from, &bytes) {
+                    self.sides[side].heard.push(bytes.clone());
                     self.input(
                         side,
                         Input::Packet {
@@ -623,7 +624,6 @@ impl Pair {
             match output {
                 Output::Transmit { to, payload } => {
                     own.probes.push((elapsed, to));
-                    own.packets.push(payload.clone());
                     let (host, port) = (own.host, own.extras.port_to(to));
                     self.world.send(now, host, port, to, Packet::Probe(payload));
                 }
@@ -720,7 +720,7 @@ impl Side {
             events: Vec::new(),
             signals: Vec::new(),
             probes: Vec::new(),
-            packets: Vec::new(),
+            heard: Vec::new(),
             openers: Vec::new(),
             guesses: Vec::new(),
             extras: Extras::new(config.extra_sockets[side]),

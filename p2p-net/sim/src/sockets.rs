@@ -238,6 +238,11 @@ impl SimNet {
             .set_link_one_way(from.id, to.id, config);
     }
 
+    /// Gives a host a line that all its packets share on their way out; `None` takes it away.
+    pub fn set_uplink(&self, host: &SimHost, config: Option<LinkConfig>) {
+        self.shared.state().world.set_uplink(host.id, config);
+    }
+
     /// Stops all packets between two hosts, silently; what each has with others goes on.
     pub fn cut(&self, one: &SimHost, other: &SimHost) {
         self.shared.state().world.cut(one.id, other.id);
@@ -352,6 +357,16 @@ impl SimHost {
     /// Gives it a public IPv6 address as well.
     pub fn add_ipv6(&self) -> IpAddr {
         self.net.shared.state().world.add_ipv6(self.id)
+    }
+
+    /// Whether nobody has this port.
+    pub fn is_free(&self, port: u16) -> bool {
+        !self
+            .net
+            .shared
+            .state()
+            .sockets
+            .contains_key(&(self.id, port))
     }
 
     /// Binds an IPv4 socket for quinn; port 0 takes a free one.

@@ -81,7 +81,6 @@ impl Guessing {
     /// The situation is a new one: what was learnt, and what failed, counts no longer.
     pub(super) fn begin_anew(&mut self) {
         self.rest = None;
-        self.last = None;
     }
 
     /// The relay is back: what it did not tell, or carry, before does not count.
