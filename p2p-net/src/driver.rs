@@ -5,6 +5,7 @@
 mod channels;
 mod connections;
 mod guesses;
+mod lan;
 mod peers;
 mod ports;
 mod survey;
@@ -30,6 +31,8 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, trace};
 
 use crate::duplicate::Policy;
+use crate::endpoint::Discovery;
+use crate::lan::Sighting;
 use crate::link::Notice;
 use crate::portmap::PortMapper;
 use crate::quic::{Quic, code};
@@ -40,6 +43,7 @@ use crate::{ConnectError, Connection, RelayState, SocketProvider};
 
 use connections::Handshake;
 use guesses::Guesses;
+use lan::Lan;
 use peers::PeerState;
 use timers::{Timer, Timers};
 
@@ -82,6 +86,7 @@ pub(crate) struct Shared {
     relay_only: AtomicBool,
     /// Consent to everybody must be looked at again.
     all_changed: AtomicBool,
+    addresses: Mutex<HashMap<PeerId, Vec<SocketAddr>>>,
     changed: Mutex<BTreeSet<PeerId>>,
     wake: Notify,
     accepted: Mutex<Accepted>,
@@ -203,6 +208,8 @@ pub(crate) struct Parts {
     pub(crate) relay: Option<RelayAddress>,
     /// Who asks the router for an open port, where that is wanted.
     pub(crate) ports: Option<PortMapper>,
+    /// When peers are looked for on the LAN.
+    pub(crate) discovery: Discovery,
     /// Whether looking at the interfaces may block.
     pub(crate) system: bool,
     pub(crate) shared: Arc<Shared>,
@@ -228,6 +235,7 @@ pub(crate) struct Driver {
     /// Who waits for a look at the network, while somebody looks.
     examining: Option<Vec<oneshot::Sender<NetworkReport>>>,
     guesses: Guesses,
+    lan: Lan,
     interfaces: Vec<(IpAddr, u8)>,
     looking: bool,
     arriving: BTreeSet<PeerId>,
@@ -246,6 +254,7 @@ enum Wake {
     Incoming(Box<quinn::Incoming>),
     Done(Done),
     PortMapping,
+    Sighting(Sighting),
     Timer,
 }
 
@@ -254,6 +263,7 @@ impl Driver {
         Self {
             me: parts.identity.id(),
             seals: Seals::new(parts.identity.clone()),
+            lan: Lan::new(parts.discovery),
             parts,
             peers: HashMap::new(),
             requests: HashMap::new(),
@@ -286,6 +296,7 @@ impl Driver {
             });
         }
         self.timers.set(Timer::Interfaces, now());
+        self.plan_lan();
         let reply = loop {
             match self.wait(&mut queues).await {
                 Wake::Command(None) => break None,
@@ -299,6 +310,7 @@ impl Driver {
                 Wake::Incoming(incoming) => self.on_incoming(*incoming),
                 Wake::Done(done) => self.on_done(done),
                 Wake::PortMapping => self.on_port_mapping(),
+                Wake::Sighting(sighting) => self.on_sighting(sighting),
                 Wake::Timer => self.on_timers(),
             }
         };
@@ -314,6 +326,13 @@ impl Driver {
             let sleep = async {
                 match deadline {
                     Some(deadline) => sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let finder = self.lan.finder.as_ref();
+            let seen = async {
+                match finder {
+                    Some(finder) => finder.next().await,
                     None => std::future::pending().await,
                 }
             };
@@ -338,6 +357,7 @@ impl Driver {
                     Err(error) => trace!(%error, "a task ended early"),
                 },
                 () = mapped => return Wake::PortMapping,
+                sighting = seen => return Wake::Sighting(sighting),
                 () = sleep => return Wake::Timer,
             }
         }
@@ -384,6 +404,7 @@ impl Driver {
                 Timer::Sample(peer) => self.on_sample_timer(&peer),
                 Timer::Interfaces => self.look_at_interfaces(),
                 Timer::Survey => self.on_survey_timeout(),
+                Timer::Lan => self.on_lan_timer(),
             }
         }
     }
@@ -418,6 +439,7 @@ impl Driver {
                 self.drop_abandoned_dial(&peer);
             }
         }
+        self.refresh_near();
     }
 
     /// Whether candidates and direct paths are for this peer.
@@ -444,6 +466,10 @@ impl Driver {
                 from,
                 packet,
             } => self.on_extra(&peer, (set, socket), from, &packet),
+            Raw::Knock { from, packet } => {
+                self.parts.socket.knock_taken();
+                self.on_knock(from, &packet);
+            }
             Raw::Relay { from, packet } => self.on_nudge(from, &packet),
             Raw::Stun { from, packet } => self.on_stun(from, &packet),
         }
@@ -516,6 +542,7 @@ impl Driver {
         self.parts
             .state
             .send_replace(RelayState::Online { observed, carrier });
+        self.plan_lan();
         self.spread_surroundings();
         self.resume_dials();
         self.resume_channels();
@@ -527,7 +554,8 @@ impl Driver {
         }
         self.drop_channels();
         self.suspend_dials();
-        self.parts.present.send_replace(Arc::default());
+        self.parts.present.send_replace(Arc::new(self.near_peers()));
+        self.plan_lan();
     }
 
     fn on_message(&mut self, message: FromRelay) {
@@ -567,7 +595,8 @@ impl Driver {
                 .filter(|peer| **peer != self.me),
         );
         if !snapshot.more {
-            let present = std::mem::take(&mut self.arriving);
+            let mut present = std::mem::take(&mut self.arriving);
+            present.extend(self.near_peers());
             self.parts.present.send_replace(Arc::new(present));
         }
     }
@@ -637,6 +666,7 @@ impl Driver {
         let first = self.interfaces.is_empty();
         self.interfaces = interfaces;
         self.spread_surroundings();
+        self.refresh_near();
         if !first {
             self.ask_router_again();
             let _ = self.parts.nudges.try_send(Nudging::NetworkChanged);
@@ -666,32 +696,15 @@ impl Driver {
 
     /// Where we may be reached. With a relay on loopback nothing but loopback counts (`wire.md` §6).
     fn candidates(&self, loopback: bool) -> Vec<Candidate> {
+        let mut candidates = self.host_candidates(loopback);
         let Some(observed) = self.observed else {
-            return Vec::new();
+            // Without a relay nobody but neighbours can be reached.
+            return if self.lan.is_on() {
+                candidates
+            } else {
+                Vec::new()
+            };
         };
-        let port = self.parts.socket.port();
-        let host = |ip: IpAddr| SocketAddr::new(ip, port);
-        let hosts: Vec<_> = if loopback {
-            vec![
-                host([127, 0, 0, 1].into()),
-                host(std::net::Ipv6Addr::LOCALHOST.into()),
-            ]
-        } else {
-            self.interfaces
-                .iter()
-                .map(|(ip, _)| host(*ip))
-                .filter(is_candidate)
-                .collect()
-        };
-        let mut candidates: Vec<_> = hosts
-            .into_iter()
-            .filter(|address| self.parts.socket.reaches(address))
-            .take(MAX_CANDIDATES - 1)
-            .map(|address| Candidate {
-                kind: CandidateKind::Host,
-                address,
-            })
-            .collect();
         // Over TCP the relay sees the port of that connection, which says nothing about our UDP port.
         let over_tcp = self.session.as_ref().is_some_and(Session::is_tcp);
         if !over_tcp
@@ -708,6 +721,33 @@ impl Driver {
             candidates.extend(self.mapped_candidate());
         }
         candidates
+    }
+
+    /// The addresses of our interfaces, or of loopback.
+    fn host_candidates(&self, loopback: bool) -> Vec<Candidate> {
+        let port = self.parts.socket.port();
+        let host = |ip: IpAddr| SocketAddr::new(ip, port);
+        let hosts: Vec<_> = if loopback {
+            vec![
+                host([127, 0, 0, 1].into()),
+                host(std::net::Ipv6Addr::LOCALHOST.into()),
+            ]
+        } else {
+            self.interfaces
+                .iter()
+                .map(|(ip, _)| host(*ip))
+                .filter(is_candidate)
+                .collect()
+        };
+        hosts
+            .into_iter()
+            .filter(|address| self.parts.socket.reaches(address))
+            .take(MAX_CANDIDATES - 1)
+            .map(|address| Candidate {
+                kind: CandidateKind::Host,
+                address,
+            })
+            .collect()
     }
 }
 

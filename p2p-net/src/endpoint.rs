@@ -45,6 +45,21 @@ pub struct Config {
 pub struct LocalNetwork {
     /// Ask the router to open our port (PCP, NAT-PMP, UPnP), and give it back at the end.
     pub port_mapping: bool,
+    /// When to be found on the LAN, and to look there for accepted contacts.
+    pub discovery: Discovery,
+}
+
+/// When peers are looked for without a relay: by mDNS, under names that change each day and that nobody
+/// understands who does not know our id, and where [`Endpoint::set_addresses`] says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Discovery {
+    /// Never; not even knocks are heard.
+    #[default]
+    Off,
+    /// While there is no login at a relay.
+    WithoutRelay,
+    /// Always.
+    Always,
 }
 
 /// Gives an endpoint its sockets and the addresses of its interfaces.
@@ -226,6 +241,10 @@ impl Endpoint {
         } else {
             None
         };
+        let discovery = match local.discovery {
+            Discovery::WithoutRelay if relay.is_some() && !elsewhere => Discovery::Off,
+            discovery => discovery,
+        };
         let shared = Arc::new(Shared::default());
         let inner = Inner {
             id: identity.id(),
@@ -244,6 +263,7 @@ impl Endpoint {
             provider,
             relay,
             ports,
+            discovery,
             system,
             shared,
             notices: notice_sender,
@@ -371,6 +391,12 @@ impl Endpoint {
     /// otherwise. Holds for what we send to all peers; what they send is theirs to say.
     pub fn set_duplicate(&self, policy: Duplicate) {
         self.inner.shared.duplicate().set(policy);
+    }
+
+    /// Says where `peer` can be reached without a relay, beside what the LAN says: an accepted contact is
+    /// knocked at there ([`Discovery`] must not be off). An empty list forgets what was said before.
+    pub fn set_addresses(&self, peer: PeerId, addresses: Vec<SocketAddr>) {
+        self.inner.shared.set_addresses(peer, addresses);
     }
 
     /// Closes all connections and waits until the peers have been told (a second at most).

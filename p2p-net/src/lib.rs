@@ -22,6 +22,7 @@ mod system;
 // What decides, and what is said to the relay.
 mod driver;
 mod examine;
+mod lan;
 mod portal;
 mod portmap;
 mod quic;
@@ -30,7 +31,7 @@ mod signals;
 
 pub use connection::{Connection, Stats};
 pub use duplicate::Duplicate;
-pub use endpoint::{Config, Endpoint, LocalNetwork, RelayCarrier, RelayState, SocketProvider, TcpDial};
+pub use endpoint::{Config, Discovery, Endpoint, LocalNetwork, RelayCarrier, RelayState, SocketProvider, TcpDial};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
 pub use p2p_net_proto::{
     Allocation, Ease, FamilyReport, Filtering, Fingerprint, Identity, Interface, Mapping,

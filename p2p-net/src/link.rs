@@ -190,6 +190,17 @@ impl Link {
         outgoing.duplicate = duplicate;
     }
 
+    /// Whether packets for the peer go anywhere now.
+    pub(crate) fn has_way(&self) -> bool {
+        let outgoing = self.outgoing();
+        outgoing.channel.is_some() || matches!(outgoing.route, Route::Direct(_))
+    }
+
+    /// Whether packets for the peer take a direct path now.
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self.outgoing().route, Route::Direct(_))
+    }
+
     /// Whether packets for the peer go straight to `address` now.
     pub(crate) fn is_direct_to(&self, address: SocketAddr) -> bool {
         self.outgoing().route == Route::Direct(address)

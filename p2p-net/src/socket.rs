@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
-use p2p_net_proto::{ChannelEnd, PeerId};
+use p2p_net_proto::{ChannelEnd, KNOCK_LEN, PeerId};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit};
 use tokio::sync::{Notify, mpsc};
@@ -28,6 +28,8 @@ use crate::sort::Sorter;
 const MAX_WAITING: usize = 512;
 /// Batches looked at in one call, so that a flood of rubbish cannot hold the task.
 const MAX_ROUNDS: usize = 16;
+/// Knocks that wait for the driver at most.
+const MAX_KNOCKS: usize = 16;
 /// Errors in a row after which a socket is given up.
 const MAX_ERRORS: usize = 256;
 
@@ -58,6 +60,13 @@ pub(crate) enum Raw {
     },
     /// An answer to a STUN request, from the relay's host.
     Stun {
+        /// From where.
+        from: SocketAddr,
+        /// All of it.
+        packet: Vec<u8>,
+    },
+    /// A first packet of somebody with whom there is no session, perhaps.
+    Knock {
         /// From where.
         from: SocketAddr,
         /// All of it.
@@ -130,6 +139,8 @@ pub(crate) struct MagicSocket {
     turn: AtomicUsize,
     errors: AtomicUsize,
     raw: mpsc::Sender<Raw>,
+    /// Knocks among what waits for the driver.
+    knocks: AtomicUsize,
     drops: Drops,
     /// Told whenever waiting packets were taken.
     drained: Notify,
@@ -176,6 +187,7 @@ impl MagicSocket {
             turn: AtomicUsize::new(0),
             errors: AtomicUsize::new(0),
             raw,
+            knocks: AtomicUsize::new(0),
             drops: Drops::default(),
             drained: Notify::new(),
             tunnel: Mutex::default(),
@@ -311,6 +323,28 @@ impl MagicSocket {
         if self.raw.try_send(raw).is_err() {
             self.drops.overflow.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Hands a knock to the driver, unless too many wait: they must not take the place of probes.
+    pub(crate) fn tell_knock(&self, from: SocketAddr, packet: &[u8]) {
+        if packet.len() != KNOCK_LEN || self.knocks.load(Ordering::Relaxed) >= MAX_KNOCKS {
+            self.drops.unknown.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let packet = packet.to_vec();
+        if self.raw.try_send(Raw::Knock { from, packet }).is_ok() {
+            self.knocks.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.drops.overflow.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The driver has taken one.
+    pub(crate) fn knock_taken(&self) {
+        let one_less = |count: usize| count.checked_sub(1);
+        let _ = self
+            .knocks
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
     }
 
     pub(crate) fn wait(&self, packet: Waiting) {

@@ -10,7 +10,7 @@ use std::sync::{Arc, RwLockReadGuard};
 use std::time::Instant;
 
 use p2p_net_proto::probe::{PROBE_LEN, key_id};
-use p2p_net_proto::{ChannelEnd, HEADER_LEN, PacketKind, classify};
+use p2p_net_proto::{ChannelEnd, HEADER_LEN, KNOCK, PacketKind, classify};
 use quinn_udp::{EcnCodepoint, RecvMeta};
 
 use crate::link::{Link, Opened};
@@ -215,6 +215,10 @@ impl<'a> Sorter<'a> {
     }
 
     fn sort_probe(&self, packet: &[u8], from: SocketAddr) {
+        if packet.first() == Some(&KNOCK) {
+            self.socket.tell_knock(from, packet);
+            return;
+        }
         let peer = if packet.len() == PROBE_LEN {
             key_id(packet)
         } else {

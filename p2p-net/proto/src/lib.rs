@@ -16,6 +16,7 @@ pub mod carriage;
 pub mod codec;
 mod demux;
 mod fragment;
+mod knock;
 pub mod nudge;
 pub mod probe;
 pub mod proxy;
@@ -51,6 +52,9 @@ pub use guess::{Sample, chance};
 pub use identity::{Identity, IdentityError};
 pub use ids::{
     ChannelEnd, ChannelId, IdError, PathId, PeerId, SessionId, Transaction, virtual_address,
+};
+pub use knock::{
+    KNOCK, KNOCK_LEN, KNOCK_TOLERANCE_SECS, Knock, MAX_KNOCK_ENVELOPE, lan_day, lan_name,
 };
 pub use nat::{Allocation, Filtering, Mapping, NatReport, Survey};
 pub use network::{Ease, FamilyReport, Interface, NetworkReport, Portal, ServerReport};

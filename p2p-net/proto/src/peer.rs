@@ -53,6 +53,8 @@ pub struct Peer {
     random: StdRng,
     wanted: bool,
     relay: bool,
+    /// Signals have a way without it.
+    near: bool,
     surroundings: Surroundings,
     theirs: Theirs,
     session: Session,
@@ -94,6 +96,7 @@ impl Peer {
             config,
             wanted: false,
             relay: false,
+            near: false,
             surroundings: Surroundings::default(),
             theirs: Theirs::default(),
             keys: Keys::default(),
@@ -121,6 +124,7 @@ impl Peer {
             Input::Accepted(accepted) => self.on_consent(now, accepted, self.config.relay_only),
             Input::RelayOnly(only) => self.on_consent(now, self.config.accepted, only),
             Input::Relay(usable) => self.on_relay(now, usable),
+            Input::Near(near) => self.on_near(now, near),
             Input::Offer(offer, observed) => self.on_offer(now, offer, observed),
             Input::Answer(answer, observed) => self.on_answer(now, answer, observed),
             Input::Packet { from, packet } => self.on_packet(now, from, packet),
@@ -232,6 +236,15 @@ impl Peer {
             self.session.phase = Phase::Idle;
         }
         self.paths.consider(now, &self.situation());
+    }
+
+    fn on_near(&mut self, now: Instant, near: bool) {
+        let before = std::mem::replace(&mut self.near, near);
+        let quiet = matches!(self.session.phase, Phase::Idle | Phase::Cooling { .. });
+        if near && !before && quiet && !self.paths.any_lives() {
+            self.session.reset_pauses();
+            self.punch(now);
+        }
     }
 
     fn on_offer(&mut self, now: Instant, offer: Offer, observed: Vec<ObservedAddress>) {
@@ -372,6 +385,8 @@ impl Peer {
             Timer::Leave => self.paths.on_leave(now, &at),
             Timer::Challenge => self.paths.on_challenge(now, &at),
             Timer::Guess => self.on_guess_timer(now),
+            // What follows from it is told below.
+            Timer::Doubt => {}
             Timer::Keys => {
                 let old = self.keys.expire(now);
                 self.outputs.extend(old.map(Output::Unlisten));
@@ -385,8 +400,6 @@ impl Peer {
             Phase::Starting { candidates, .. } => self.begin_round(now, &candidates),
             Phase::Offered { .. } => {
                 self.verdict = Some(NotDirect::NoAnswer);
-            // What follows from it is told below.
-            Timer::Doubt => {}
                 self.session.pause(now, self.paths.is_busy(now));
             }
             Phase::Punching => {
@@ -428,7 +441,8 @@ impl Peer {
     }
 
     fn has_use_for_a_session(&self) -> bool {
-        let possible = self.allowed() && self.wanted && self.relay && !self.theirs.declines;
+        let signals = self.relay || self.near;
+        let possible = self.allowed() && self.wanted && signals && !self.theirs.declines;
         possible && !self.surroundings.candidates.is_empty()
     }
 
@@ -444,7 +458,7 @@ impl Peer {
             session: SessionId(session),
             nonce,
             at: now,
-            until: now + Timing::ANSWER_OVERDUE.max(patience),
+            until: now + self.answer_overdue().max(patience),
         };
         let candidates = self.offered_candidates();
         let relay_rtt_micros = self.relay_rtt_micros();
@@ -454,6 +468,15 @@ impl Peer {
             candidates,
             relay_rtt_micros,
         }));
+    }
+
+    /// Knocks may be lost on the way, signals may not.
+    fn answer_overdue(&self) -> Duration {
+        if self.near && !self.relay {
+            Timing::KNOCK_OVERDUE
+        } else {
+            Timing::ANSWER_OVERDUE
+        }
     }
 
     fn begin_round(&mut self, now: Instant, candidates: &[Candidate]) {
@@ -611,6 +634,8 @@ impl Peer {
         self.timers.set(Timer::Challenge, self.paths.challenge_at());
         self.timers.set(Timer::Keys, self.keys.ends_at());
         self.timers.set(Timer::Guess, self.guess.next_at());
+        let doubts = self.paths.doubts_change_at(now);
+        self.timers.set(Timer::Doubt, doubts);
     }
 
     /// Says what has changed for the outside.
@@ -639,8 +664,6 @@ impl Peer {
             let first = self.info.kind == PathKind::None && self.info.switches == 0;
             let switches = self.info.switches.saturating_add(u32::from(!first));
             self.info = PathInfo {
-        let doubts = self.paths.doubts_change_at(now);
-        self.timers.set(Timer::Doubt, doubts);
                 kind,
                 remote,
                 round_trip,

@@ -77,6 +77,8 @@ impl Timing {
     /// An Offer is given up when unanswered for this long, or for three round trips through the relay if that
     /// is more: signals travel on reliable streams, so a late answer means a lost relay or peer.
     pub(crate) const ANSWER_OVERDUE: Duration = Duration::from_secs(3);
+    /// The same for one that went as a knock, without a relay: a packet that may be lost, to somebody near.
+    pub(crate) const KNOCK_OVERDUE: Duration = Duration::from_millis(500);
     /// Pauses between rounds without success; the last one repeats. Quick at first, because networks come back
     /// soon or late (`connectivity.md` §5.3, Cooling).
     pub(crate) const BACK_OFF: [Duration; 6] = [
@@ -185,8 +187,6 @@ impl Timing {
     pub(crate) const SILENCE: Duration = Duration::from_millis(300);
     /// Least silence in a steady flow that does.
     pub(crate) const FLOW_SILENCE: Duration = Duration::from_millis(60);
-    /// Packets within the last one or two seconds that make a steady flow.
-    pub(crate) const FLOW_PACKETS: u64 = 20;
     /// Least silence in a steady flow that makes what is small go both ways: two packets of a 50 a second, of which
     /// one is lost, or late, are no cause.
     pub(crate) const FLOW_DOUBT: Duration = Duration::from_millis(40);
@@ -197,6 +197,8 @@ impl Timing {
     pub(crate) const HINT_PAUSE: Duration = Duration::from_secs(1);
     /// ... and are no hint when they have gone on for so long. Doubts end sooner.
     pub(crate) const HINTS: Duration = Duration::from_secs(2);
+    /// Packets within the last one or two seconds that make a steady flow.
+    pub(crate) const FLOW_PACKETS: u64 = 20;
     /// Half of the window in which the longest pause of a flow is remembered.
     pub(crate) const FLOW_WINDOW: Duration = Duration::from_secs(1);
     /// QUIC's delay before acknowledging (RFC 9000 §18.2), for probe timeouts where the driver has none.

@@ -23,6 +23,9 @@ use crate::{ConnectError, Connection, ConnectionError, RelayState};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// A dial waits this long for the login at the relay.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where no login will come, a dial waits this long for the peer to be found on the LAN: questions there are
+/// answered, and repeated, within three seconds.
+const NEAR_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection of ours waits for the other side's, which stays if it comes.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes that one peer may have open with us, and all together.
@@ -49,6 +52,11 @@ pub(super) struct Dial {
 }
 
 impl Dial {
+    /// Whether there is no handshake yet.
+    pub(super) fn waits(&self) -> bool {
+        self.handshake.is_none() && self.settled.is_none() && !self.glare
+    }
+
     fn new(waiter: Reply) -> Self {
         Self {
             waiters: vec![waiter],
@@ -105,7 +113,13 @@ impl Driver {
             RelayState::Failed(error) => Some(error.to_string()),
             RelayState::Connecting { .. } | RelayState::Online { .. } => None,
         };
-        if let Some(text) = hopeless {
+        // Without a relay the peer may still be on this network.
+        let patience = if hopeless.is_some() {
+            NEAR_TIMEOUT
+        } else {
+            LOGIN_TIMEOUT
+        };
+        if let Some(text) = hopeless.filter(|_| !self.lan.is_on()) {
             let _ = reply.send(Err(ConnectError::RelayUnreachable(text)));
             return;
         }
@@ -131,7 +145,10 @@ impl Driver {
         } else if session {
             self.begin_dial(&peer);
         } else {
-            self.timers.set(Timer::Dial(peer), now() + LOGIN_TIMEOUT);
+            self.timers.set(Timer::Dial(peer), now() + patience);
+            if self.is_near(&peer) {
+                self.begin_near_dial(&peer);
+            }
         }
     }
 
@@ -140,7 +157,8 @@ impl Driver {
     fn living(&self, peer: &PeerId) -> Option<Connection> {
         let state = self.peers.get(peer)?;
         let live = state.live.as_ref()?;
-        let lost = state.machine.path().kind == PathKind::None && self.session.is_some();
+        let others = self.session.is_some() || self.is_near(peer);
+        let lost = state.machine.path().kind == PathKind::None && others;
         if lost || live.quinn.close_reason().is_some() {
             return None;
         }
@@ -148,16 +166,21 @@ impl Driver {
     }
 
     fn begin_dial(&mut self, peer: &PeerId) {
+        // A channel that is there already may lead to whoever had it before.
+        self.begin_open(peer, true);
+        self.input(peer, Input::Wanted(true));
+        self.input(peer, Input::Dial);
+        self.begin_handshake(peer);
+    }
+
+    /// Begins the handshake of a dial, by whatever way packets to the peer go.
+    pub(super) fn begin_handshake(&mut self, peer: &PeerId) {
         let attempt = self.next_attempt;
         self.next_attempt += 1;
         let Some(state) = self.peers.get_mut(peer) else {
             return;
         };
         let link = state.link.clone();
-        // A channel that is there already may lead to whoever had it before.
-        self.begin_open(peer, true);
-        self.input(peer, Input::Wanted(true));
-        self.input(peer, Input::Dial);
         let config = self.parts.quic.dialling(&link.switch);
         let name = p2p_net_proto::tls::server_name(peer);
         let connecting = match self
@@ -226,7 +249,9 @@ impl Driver {
     pub(super) fn fail_waiting_dials(&mut self, error: &ConnectError) {
         let peers: Vec<_> = self.peers.keys().copied().collect();
         for peer in peers {
-            self.fail_dial(&peer, error);
+            if !self.is_near(&peer) {
+                self.fail_dial(&peer, error);
+            }
         }
     }
 
@@ -234,13 +259,16 @@ impl Driver {
         let Some(dial) = self.peers.get(peer).and_then(|state| state.dial.as_ref()) else {
             return;
         };
-        let error = if dial.handshake.is_some() || dial.glare {
+        let error = if dial.handshake.is_some() || dial.glare || self.is_near(peer) {
             ConnectError::TimedOut(*peer)
+        } else if self.parts.relay.is_none() {
+            ConnectError::NotOnline(*peer)
         } else {
             let text = match &*self.parts.state.borrow() {
                 RelayState::Connecting {
                     last_error: Some(error),
                 } => error.to_string(),
+                RelayState::Failed(error) => error.to_string(),
                 _ => "it does not answer".to_owned(),
             };
             ConnectError::RelayUnreachable(text)
@@ -335,6 +363,10 @@ impl Driver {
             return;
         };
         let peer = link.peer;
+        if !link.has_way() {
+            self.keep_early(&peer, incoming);
+            return;
+        }
         let all: usize = self.peers.values().map(|state| state.handshakes).sum();
         let Some(state) = self.peers.get_mut(&peer) else {
             incoming.ignore();

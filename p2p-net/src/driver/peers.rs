@@ -263,10 +263,14 @@ impl Driver {
             debug!(peer = %peer.short(), ?route, epoch, "packets take another path");
             state.wake();
         }
+        self.begin_handshake_if_direct(peer);
     }
 
     /// Seals and sends a signal: with a channel message that is due, else by itself.
     fn send_signal(&mut self, peer: &PeerId, body: &SignalBody) {
+        if self.send_knock(peer, body) {
+            return;
+        }
         let Some(sealed) = self.seals.seal(peer, body) else {
             return;
         };

@@ -30,6 +30,8 @@ pub(super) enum Timer {
     Interfaces,
     /// The relay is asked again how it sees us.
     Survey,
+    /// The LAN is looked at, or no longer.
+    Lan,
 }
 
 /// See the module.

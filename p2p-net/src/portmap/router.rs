@@ -32,6 +32,8 @@ const SEARCH_LIMIT: Duration = Duration::from_secs(4);
 const UPNP_LIMIT: Duration = Duration::from_secs(3);
 /// All of it, whatever the router does.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
+/// Said of a router that has none of it.
+const SILENT: &str = "the router answers no PCP, NAT-PMP or UPnP";
 /// What routers show beside the port.
 const DESCRIPTION: &str = "landline";
 
@@ -159,19 +161,18 @@ async fn ask_anew(router: Router, port: NonZeroU16) -> Result<Held, String> {
     }
 }
 
-/// PCP, or NAT-PMP where the router says that it is older.
+/// PCP, or NAT-PMP where the router says that it is older, or does not understand at all.
 async fn by_datagrams(router: Router, port: NonZeroU16) -> Result<Held, String> {
     let nonce = [rand::random(), rand::random(), rand::random()];
     match by_pcp(router, port, nonce, port).await {
         Err(pcp::Failure::UnsupportedVersion(VersionCode::NatPmp)) => {
             by_nat_pmp(router, port, port).await
         }
-        answer => answer.map_err(|error| match error {
-            pcp::Failure::Timeout | pcp::Failure::Socket(_) => {
-                "the router answers no PCP, NAT-PMP or UPnP".to_owned()
-            }
-            error => format!("PCP: {error}"),
-        }),
+        Err(pcp::Failure::Timeout) => by_nat_pmp(router, port, port)
+            .await
+            .map_err(|_| SILENT.to_owned()),
+        Err(pcp::Failure::Socket(_)) => Err(SILENT.to_owned()),
+        answer => answer.map_err(|error| format!("PCP: {error}")),
     }
 }
 

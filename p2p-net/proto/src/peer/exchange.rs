@@ -77,6 +77,8 @@ pub enum Input<'a> {
     RelayOnly(bool),
     /// A relayed channel to the peer is usable, or no longer.
     Relay(bool),
+    /// Signals reach the peer without a relay (it is on our LAN, or at a known address), or no longer.
+    Near(bool),
     /// An Offer came, opened and checked against replay, with what the relay attests.
     Offer(Offer, Vec<ObservedAddress>),
     /// The same for an Answer.
