@@ -64,6 +64,19 @@ pub struct Global {
         hide_env_values = true
     )]
     pub data_dir: Option<PathBuf>,
+    /// Use no relay: find contacts on this network, or PEER at HOST:PORT
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
+    pub direct: Option<String>,
+    /// The UDP port to use; any free one if not said
+    #[arg(long, global = true, value_name = "PORT")]
+    pub port: Option<u16>,
     /// Print JSON, one object a line
     #[arg(long, global = true)]
     pub json: bool,

@@ -3,6 +3,7 @@
 //!
 //! Reading what is stored (history, past transfers) needs no engine: faces open the store for that.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use p2p_net::{NetworkReport, PeerId};
@@ -34,6 +35,14 @@ pub enum Command {
     },
     /// Changes the address book; see [`BookCommand`].
     Book(BookCommand),
+    /// Says where a peer can be reached without a relay.
+    Locate {
+        /// Who; answered as an accepted contact only.
+        #[serde(with = "peer_text")]
+        peer: PeerId,
+        /// Where.
+        addresses: Vec<SocketAddr>,
+    },
     /// Makes a connection to a peer, if there is none; answers when it is usable.
     Connect {
         /// To whom; becomes an accepted contact.

@@ -205,12 +205,21 @@ fn reachability(relay: &RelayView, report: &NetworkReport) -> Finding {
             Good,
             "Your network is good: direct connections to nearly everybody.",
         ),
-        Ease::Hard => finding(
-            Fair,
-            "Your network is difficult: some connections will go through the relay.",
-        )
-        .because("your router uses another port for each destination (symmetric NAT)")
-        .advise("use IPv6, or another network, where calls matter"),
+        Ease::Hard => {
+            let hard = finding(
+                Fair,
+                "Your network is difficult: some connections will go through the relay.",
+            )
+            .because("your router uses another port for each destination (symmetric NAT)");
+            let ports = report.port_mapping.as_ref();
+            let silent = ports.is_some_and(|ports| ports.offers.is_empty());
+            let hard = if silent {
+                hard.advise("switch on PCP, NAT-PMP or UPnP in your router's settings")
+            } else {
+                hard
+            };
+            hard.advise("use IPv6, or another network, where calls matter")
+        }
         Ease::Blocked | Ease::Unknown if online => finding(
             Fair,
             "You are online, but what kind of network this is could not be told.",

@@ -19,7 +19,9 @@ mod views;
 
 use std::time::Duration;
 
-use p2p_net::{Config, ConnectError, Connection, Endpoint, Identity, PeerId, RelayAddress};
+use p2p_net::{
+    Config, ConnectError, Connection, Endpoint, Identity, LocalNetwork, PeerId, RelayAddress,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -47,6 +49,10 @@ pub struct EngineConfig {
     pub relay: Option<RelayAddress>,
     /// Whether that key was remembered, rather than part of the address: errors say so.
     pub relay_key_remembered: bool,
+    /// The UDP port to use; 0 is any free one.
+    pub port: u16,
+    /// What may be done in the network around us.
+    pub local: LocalNetwork,
     /// The name that we claim.
     pub name: String,
     /// Where everything is kept.
@@ -115,13 +121,14 @@ impl Engine {
     /// # Errors
     /// No port can be had, or the store fails.
     pub async fn start(config: EngineConfig) -> Result<Self, Problem> {
-        let endpoint = Endpoint::bind(Config {
+        let network = Config {
             identity: config.identity,
             relay: config.relay.clone(),
-            port: 0,
+            port: config.port,
             sockets: None,
-        })
-        .map_err(|error| Problem::failure(error_chain(&error)))?;
+        };
+        let endpoint = Endpoint::bind_with(network, config.local)
+            .map_err(|error| Problem::failure(error_chain(&error)))?;
         let (inputs, inbox) = mpsc::channel(MAX_INPUTS);
         let (face_count, faces) = watch::channel(0);
         let mut actor = Actor::new(

@@ -30,6 +30,8 @@ pub struct Session {
     /// What the engine tells.
     pub events: mpsc::Receiver<Event>,
     host: Option<Host>,
+    /// Where the command line says that the peer is.
+    place: Option<String>,
     /// To be remembered after the first login.
     new_relay: Option<Settings>,
 }
@@ -58,14 +60,19 @@ impl Session {
                     caller,
                     events,
                     host: None,
+                    place: place(settings),
                     new_relay: None,
                 };
                 session.warn_of_other_relay(settings).await?;
                 Ok(session)
             }
             Role::First(seat) => {
-                let relay = settings.require_relay()?.clone();
-                let (engine, face) = start_engine(settings, &store, relay).await?;
+                let (engine, face) = if settings.direct.is_some() {
+                    start(settings, &store, None, false).await?
+                } else {
+                    let relay = settings.require_relay()?.clone();
+                    start_engine(settings, &store, relay).await?
+                };
                 let server = seat.serve(engine.door())?;
                 let Face { caller, events } = face;
                 let host = Some(Host { engine, server });
@@ -75,6 +82,7 @@ impl Session {
                     caller,
                     events,
                     host,
+                    place: place(settings),
                     new_relay,
                 })
             }
@@ -108,7 +116,7 @@ impl Session {
         }
     }
 
-    /// Waits until we are logged in at the relay.
+    /// Waits until we are logged in at the relay, or somebody was found who needs none, or we use none.
     ///
     /// # Errors
     /// The relay refuses, shows another key, or is not there in time.
@@ -127,12 +135,14 @@ impl Session {
         let mut relay = self.status().await?.relay;
         loop {
             match relay.state {
-                RelayStep::Online => return Ok(()),
-                RelayStep::Failed | RelayStep::None => return Err(relay_problem(&relay)),
+                RelayStep::Online | RelayStep::None => return Ok(()),
+                RelayStep::Failed => return Err(relay_problem(&relay)),
                 RelayStep::Connecting => {}
             }
             match self.events.recv().await {
                 Some(Event::Relay { relay: now }) => relay = now,
+                // Without a login, those who are there are on this network.
+                Some(Event::Peer { peer }) if peer.online => return Ok(()),
                 Some(_) => {}
                 None => return Err(face::gone()),
             }
@@ -151,12 +161,25 @@ impl Session {
         Ok(())
     }
 
-    /// Whom PEER means.
+    /// Whom PEER means; where the command line says where that is, the engine hears it.
     ///
     /// # Errors
-    /// Nobody, or several.
+    /// Nobody, or several; or the place is none.
     pub async fn resolve(&self, text: &str) -> Result<PeerId, Problem> {
-        resolve(text, &self.contacts().await?)
+        let peer = resolve(text, &self.contacts().await?)?;
+        if let Some(place) = &self.place {
+            let addresses = match tokio::net::lookup_host(place.as_str()).await {
+                Ok(addresses) => addresses.collect(),
+                Err(error) => {
+                    return Err(Problem::usage(format!("--direct={place}: {error}"))
+                        .with_next("say HOST:PORT, as in --direct=192.168.1.20:4000"));
+                }
+            };
+            self.caller
+                .call(Command::Locate { peer, addresses })
+                .await?;
+        }
+        Ok(peer)
     }
 
     /// The address book.
@@ -212,6 +235,11 @@ impl Session {
     }
 }
 
+/// `HOST:PORT` of `--direct`, if it has that.
+fn place(settings: &Settings) -> Option<String> {
+    settings.direct.clone().filter(|place| !place.is_empty())
+}
+
 /// Why the relay is not usable.
 pub fn relay_problem(relay: &RelayView) -> Problem {
     relay.problem.clone().unwrap_or_else(|| {
@@ -259,7 +287,7 @@ async fn start_engine(
         remembered = relay.fingerprint.is_some();
     }
     let needs_asking = relay.fingerprint.is_none();
-    let (engine, face) = start(settings, store, relay.clone(), remembered).await?;
+    let (engine, face) = start(settings, store, Some(relay.clone()), remembered).await?;
     if !needs_asking {
         return Ok((engine, face));
     }
@@ -274,19 +302,21 @@ async fn start_engine(
         .run(move |db| store::relays::confirm(db, &host, port, &key, now_millis()))
         .await?;
     relay.fingerprint = Some(key);
-    start(settings, store, relay, true).await
+    start(settings, store, Some(relay), true).await
 }
 
 async fn start(
     settings: &Settings,
     store: &Store,
-    relay: RelayAddress,
+    relay: Option<RelayAddress>,
     relay_key_remembered: bool,
 ) -> Result<(Engine, Face), Problem> {
     let engine = Engine::start(EngineConfig {
         identity: identity::load_or_create(&settings.data_dir)?,
-        relay: Some(relay),
+        relay,
         relay_key_remembered,
+        port: settings.port,
+        local: settings.local.clone(),
         name: settings.name.clone(),
         store: store.clone(),
     })

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
-use p2p_net::{RelayAddress, Token};
+use p2p_net::{Discovery, LocalNetwork, RelayAddress, Token};
 use toml_edit::DocumentMut;
 
 use crate::Problem;
@@ -32,6 +32,11 @@ const TEMPLATE: &str = "\
 # [receive]
 # accept = \"ask\"                          # all, contacts, none or ask
 # into = \"/home/you/Downloads\"
+#
+# [network]
+# port_mapping = true                     # ask the router to open our port (PCP, NAT-PMP, UPnP)
+# lan = true                              # find contacts on this network while there is no relay
+# port = 0                                # the UDP port to use; 0 is any free one
 #
 # [call]                                  # what `call` and `answer` use when it is not said
 # video = \"camera\"                      # as `landline devices` names them
@@ -63,6 +68,12 @@ pub struct Settings {
     pub into: Option<PathBuf>,
     /// What calls use when it is not said.
     pub call: CallDefaults,
+    /// What may be done in the network around us, beside the relay.
+    pub local: LocalNetwork,
+    /// The UDP port to use; 0 is any free one.
+    pub port: u16,
+    /// Use no relay; the text, if there is one, says where the peer is (`HOST:PORT`).
+    pub direct: Option<String>,
 }
 
 /// What a call sends and hears when it is not said on the command line.
@@ -143,6 +154,21 @@ impl Settings {
             accept: file.accept()?,
             into: file.nested("receive", "into")?.map(PathBuf::from),
             call: file.call()?,
+            local: LocalNetwork {
+                port_mapping: file.switch("network", "port_mapping")?.unwrap_or(true),
+                discovery: if global.direct.is_some() {
+                    Discovery::Always
+                } else if file.switch("network", "lan")?.unwrap_or(true) {
+                    Discovery::WithoutRelay
+                } else {
+                    Discovery::Off
+                },
+            },
+            port: match global.port {
+                Some(port) => port,
+                None => file.port()?.unwrap_or(0),
+            },
+            direct: global.direct.clone(),
             data_dir,
         })
     }
@@ -155,7 +181,7 @@ impl Settings {
         self.relay.as_ref().ok_or_else(|| {
             Problem::usage("no relay is configured").with_next(
                 "run `landline relay set ADDRESS` (or add --relay ADDRESS) with the address that \
-                 `landline-relay` printed; `landline demo` needs none",
+                 `landline-relay` printed; --direct needs none on one network, `landline demo` none at all",
             )
         })
     }
@@ -341,6 +367,34 @@ impl SettingsFile {
         })
     }
 
+    fn switch(&self, table: &str, key: &str) -> Result<Option<bool>, Problem> {
+        let Some(item) = self.document.get(table).and_then(|table| table.get(key)) else {
+            return Ok(None);
+        };
+        item.as_bool().map(Some).ok_or_else(|| {
+            Problem::usage(format!(
+                "{}: {table}.{key} must be true or false",
+                self.path.display()
+            ))
+        })
+    }
+
+    fn port(&self) -> Result<Option<u16>, Problem> {
+        let table = self.document.get("network");
+        let Some(item) = table.and_then(|table| table.get("port")) else {
+            return Ok(None);
+        };
+        item.as_integer()
+            .and_then(|number| u16::try_from(number).ok())
+            .map(Some)
+            .ok_or_else(|| {
+                Problem::usage(format!(
+                    "{}: network.port must be a number from 0 to 65535",
+                    self.path.display()
+                ))
+            })
+    }
+
     fn kilobits(&self, key: &str) -> Result<Option<u32>, Problem> {
         let Some(item) = self.document.get("call").and_then(|table| table.get(key)) else {
             return Ok(None);
@@ -492,12 +546,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_done_in_the_network_can_be_switched_off() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let settings = Settings::resolve(&global(dir.path()), false).expect("valid");
+        assert!(settings.local.port_mapping);
+        assert_eq!(settings.local.discovery, Discovery::WithoutRelay);
+        assert_eq!(settings.port, 0);
+        let text = "[network]\nport_mapping = false\nlan = false\nport = 4000\n";
+        fs::write(dir.path().join(FILE_NAME), text).expect("ours");
+        let settings = Settings::resolve(&global(dir.path()), false).expect("valid");
+        assert_eq!(settings.local, LocalNetwork::default());
+        assert_eq!(settings.port, 4_000);
+        let direct = Global {
+            direct: Some(String::new()),
+            port: Some(4_001),
+            ..global(dir.path())
+        };
+        let settings = Settings::resolve(&direct, false).expect("valid");
+        assert_eq!(settings.local.discovery, Discovery::Always);
+        assert_eq!(
+            (settings.port, settings.direct.as_deref()),
+            (4_001, Some(""))
+        );
+    }
+
+    #[test]
     fn nonsense_is_named_with_its_place() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         for (text, part) in [
             ("relay = 3", "relay must be a text"),
             ("relay = \"a b\"", "settings.toml"),
             ("[receive]\naccept = \"maybe\"", "receive.accept"),
+            ("[network]\nport_mapping = \"no\"", "network.port_mapping"),
+            ("[network]\nport = 65536", "network.port"),
             ("= x", "not valid TOML"),
         ] {
             fs::write(dir.path().join(FILE_NAME), text).expect("ours");

@@ -126,7 +126,7 @@ impl Answering {
         event: Event,
     ) -> Result<Option<Option<Problem>>, Problem> {
         if let Event::Relay { relay } = &event
-            && matches!(relay.state, RelayStep::Failed | RelayStep::None)
+            && relay.state == RelayStep::Failed
         {
             return Err(relay_problem(relay));
         }

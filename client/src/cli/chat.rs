@@ -350,8 +350,8 @@ impl Talk {
             RelayStep::Connecting if !was_gone => {
                 "— the relay is not there; messages are stored and go out later"
             }
-            RelayStep::Online | RelayStep::Connecting => return Ok(()),
-            RelayStep::Failed | RelayStep::None => return Err(relay_problem(relay)),
+            RelayStep::Online | RelayStep::Connecting | RelayStep::None => return Ok(()),
+            RelayStep::Failed => return Err(relay_problem(relay)),
         };
         self.print(&self.out.dim(text));
         Ok(())

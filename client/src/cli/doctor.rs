@@ -6,6 +6,7 @@ use std::time::Duration;
 use console::{Alignment, measure_text_width, pad_str};
 use p2p_net::{
     Allocation, FamilyReport, Filtering, Mapping, NetworkReport, NotDirect, PathKind, PeerId,
+    PortMappingReport,
 };
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
@@ -200,6 +201,9 @@ fn network_rows(relay: &RelayView, report: &NetworkReport) -> Vec<(&'static str,
             rows.push(("", nat_text(family)));
         }
     }
+    if let Some(ports) = &report.port_mapping {
+        rows.push(("Open port", ports_text(ports)));
+    }
     if let Some(ahead) = report.clock_ahead_millis {
         rows.push(("Clock", clock_text(ahead)));
     }
@@ -257,6 +261,39 @@ fn nat_text(family: &FamilyReport) -> String {
         None => {}
     }
     text
+}
+
+/// What the router offers, and what it has granted.
+fn ports_text(ports: &PortMappingReport) -> String {
+    if ports.router.is_none() {
+        return "no router to ask".to_owned();
+    }
+    let names: Vec<&str> = ports.offers.iter().map(|offer| offer.name()).collect();
+    let offers = if names.is_empty() {
+        "the router offers none (no PCP, NAT-PMP or UPnP)".to_owned()
+    } else {
+        format!("the router offers {}", names.join(", "))
+    };
+    match (&ports.mapping, &ports.problem) {
+        (Some(mapping), _) => {
+            let until = match mapping.lifetime_secs {
+                0 => "until it is closed".to_owned(),
+                seconds => format!("for {seconds} s, renewed at half"),
+            };
+            let use_of_it = if mapping.is_public() {
+                ""
+            } else {
+                ", which is no public address: another router stands before it"
+            };
+            format!(
+                "{} by {}, {until}{use_of_it}; {offers}",
+                mapping.external,
+                mapping.protocol.name()
+            )
+        }
+        (None, Some(problem)) if !names.is_empty() => format!("none: {problem}; {offers}"),
+        (None, _) => offers,
+    }
 }
 
 fn clock_text(ahead_millis: i64) -> String {
@@ -339,7 +376,7 @@ fn millis(micros: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use p2p_net::{NatReport, ServerReport};
+    use p2p_net::{MappingProtocol, NatReport, PortMapping, ServerReport};
 
     use super::*;
 
@@ -376,6 +413,30 @@ mod tests {
             nat_text(&family),
             "symmetric NAT, ports out of a small block; you are seen as 198.51.100.1; ports 30208 to \
              30719; lets in only what was spoken to; no hairpin"
+        );
+    }
+
+    #[test]
+    fn what_the_router_opens_is_told() {
+        let mut ports = PortMappingReport::default();
+        assert_eq!(ports_text(&ports), "no router to ask");
+        ports.router = Some([192, 168, 1, 1].into());
+        let none = "the router offers none (no PCP, NAT-PMP or UPnP)";
+        assert_eq!(ports_text(&ports), none);
+        ports.offers = vec![MappingProtocol::NatPmp, MappingProtocol::Upnp];
+        ports.problem = Some("PCP: not authorized".to_owned());
+        assert_eq!(
+            ports_text(&ports),
+            "none: PCP: not authorized; the router offers NAT-PMP, UPnP"
+        );
+        ports.mapping = Some(PortMapping {
+            protocol: MappingProtocol::NatPmp,
+            external: "198.51.100.2:4000".parse().expect("an address"),
+            lifetime_secs: 3_600,
+        });
+        assert_eq!(
+            ports_text(&ports),
+            "198.51.100.2:4000 by NAT-PMP, for 3600 s, renewed at half; the router offers NAT-PMP, UPnP"
         );
     }
 

@@ -35,12 +35,15 @@ async fn show(session: &mut Session, out: Out, watch: bool) -> Result<(), Proble
     out.json(&Event::Relay {
         relay: status.relay.clone(),
     });
-    out.text(&out.dim(&format!(
-        "you are {}, logged in at {} as {observed}{}",
-        status.id.short(),
-        status.relay.address.as_deref().unwrap_or("?").split('#').next().unwrap_or("?"),
-        status.relay.by()
-    )));
+    let id = status.id.short();
+    out.text(&out.dim(&match status.relay.state {
+        RelayStep::Online => format!(
+            "you are {id}, logged in at {} as {observed}{}",
+            status.relay.address.as_deref().unwrap_or("?").split('#').next().unwrap_or("?"),
+            status.relay.by()
+        ),
+        _ => format!("you are {id}, without a relay: contacts on this network are seen"),
+    }));
     let mut peers = all(session).await?;
     if !peers.iter().any(|peer| peer.online) {
         // The list follows the login by a moment.
@@ -103,7 +106,8 @@ async fn follow(session: &mut Session, out: Out) -> Result<(), Problem> {
                 match relay.state {
                     RelayStep::Online => out.text(&out.dim("logged in at the relay again")),
                     RelayStep::Connecting => out.text(&out.dim("the relay is gone, trying again")),
-                    RelayStep::Failed | RelayStep::None => return Err(relay_problem(relay)),
+                    RelayStep::None => {}
+                    RelayStep::Failed => return Err(relay_problem(relay)),
                 }
             }
             _ => {}

@@ -189,8 +189,8 @@ impl Receiver {
         match relay.state {
             RelayStep::Online if was_gone => self.bars.say("logged in at the relay again"),
             RelayStep::Connecting if !was_gone => self.bars.say("the relay is gone, trying again"),
-            RelayStep::Online | RelayStep::Connecting => {}
-            RelayStep::Failed | RelayStep::None => return Err(relay_problem(relay)),
+            RelayStep::Online | RelayStep::Connecting | RelayStep::None => {}
+            RelayStep::Failed => return Err(relay_problem(relay)),
         }
         Ok(())
     }

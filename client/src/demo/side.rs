@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use p2p_net::{PathKind, PeerId};
+use p2p_net::{LocalNetwork, PathKind, PeerId};
 use relay::Relay;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -51,6 +51,8 @@ impl Side {
             identity,
             relay: Some(relay.address()),
             relay_key_remembered: false,
+            port: 0,
+            local: LocalNetwork::default(),
             name: name.to_owned(),
             store: store.clone(),
         })

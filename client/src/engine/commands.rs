@@ -36,6 +36,10 @@ impl Actor {
             Command::Network => return self.examine(reply),
             Command::Diagnose { peer } => Ok(Reply::Way(Box::new(self.diagnose(peer)))),
             Command::Book(change) => self.change_book(change).await,
+            Command::Locate { peer, addresses } => {
+                self.endpoint.set_addresses(peer, addresses);
+                Ok(Reply::Done)
+            }
             Command::Connect { peer } => return self.connect(peer, reply).await,
             Command::Say {
                 peer,
