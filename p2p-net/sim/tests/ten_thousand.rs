@@ -432,11 +432,10 @@ fn ten_thousand_lives_go_well() {
             overs.len(),
             if clean { "no loss" } else { "up to 5 % loss" }
         );
-        if clean {
-            assert!(
-                middle <= 50 * MILLI && late <= 350 * MILLI,
-                "{middle:?} {late:?}"
-            );
-        }
+        // The goal for ordinary pairs; the lossy ones reach it as well.
+        assert!(
+            middle <= 50 * MILLI && late <= 350 * MILLI,
+            "{middle:?} {late:?}"
+        );
     }
 }
