@@ -203,6 +203,15 @@ pub(crate) fn second_port(first: u16) -> u16 {
     }
 }
 
+/// The relay's other port: as it said after the login, or by that rule. Who came in by the second one has the first
+/// one to ask besides.
+pub(crate) fn other_address(relay: SocketAddr, told: Option<u16>) -> SocketAddr {
+    SocketAddr::new(
+        relay.ip(),
+        told.unwrap_or_else(|| second_port(relay.port())),
+    )
+}
+
 /// How far our clock is ahead of one that showed `micros` at the instant `at`.
 fn ahead_millis(micros: u64, at: Instant) -> Option<i64> {
     let ours = SystemTime::now().checked_sub(now().saturating_duration_since(at))?;
@@ -270,6 +279,9 @@ mod tests {
     fn the_second_port_is_that_of_the_relay() {
         assert_eq!(second_port(443), 3_478);
         assert_eq!(second_port(3_478), 3_479);
+        let second = SocketAddr::from(([203, 0, 113, 1], 3_478));
+        assert_eq!(other_address(second, Some(443)).port(), 443);
+        assert_eq!(other_address(second, None).port(), 3_479);
         assert_eq!(second_port(u16::MAX), u16::MAX - 1);
     }
 

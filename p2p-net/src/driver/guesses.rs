@@ -17,7 +17,7 @@ use tracing::{debug, trace};
 
 use super::timers::Timer;
 use super::{Driver, MAX_PEERS};
-use crate::examine::second_port;
+use crate::examine::other_address;
 use crate::socket::{MagicSocket, Raw, canonical, now};
 
 /// Machines whose extra sockets are open at one time; they share the right to guess, but not the questions
@@ -271,18 +271,18 @@ impl Driver {
 
     /// Asks both ports of the relay from extra sockets.
     fn sample(&mut self, peer: &PeerId, count: u16) {
-        let relay = self
-            .session
-            .as_ref()
-            .map(|session| canonical(session.address));
+        let both = self.session.as_ref().map(|session| {
+            let relay = canonical(session.address);
+            (relay, other_address(relay, session.welcome.alternate_port))
+        });
+        let relay = both.map(|(relay, _)| relay);
         let opened = match relay {
             Some(relay) if relay.is_ipv4() => self.open_extras(peer, count),
             _ => 0,
         };
-        let (Some(relay), Some(set)) = (relay, self.guesses.sets.get_mut(peer)) else {
+        let (Some((relay, second)), Some(set)) = (both, self.guesses.sets.get_mut(peer)) else {
             return self.input(peer, Input::Samples(Vec::new()));
         };
-        let second = SocketAddr::new(relay.ip(), second_port(relay.port()));
         set.questions.clear();
         set.asked_at = now();
         for socket in 0..opened {

@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::timers::Timer;
 use super::{Done, Driver};
-use crate::examine::{Examination, main_nat, second_port};
+use crate::examine::{Examination, main_nat, other_address};
 use crate::portmap::PortMapper;
 use crate::socket::{canonical, now};
 
@@ -31,7 +31,7 @@ impl Driver {
             return;
         };
         let relay = canonical(session.address);
-        let second = SocketAddr::new(relay.ip(), second_port(relay.port()));
+        let second = other_address(relay, session.welcome.alternate_port);
         let own = self.interfaces.iter().map(|(ip, _)| *ip).collect();
         let port = self.parts.socket.port();
         let seed = rand::random();

@@ -1,6 +1,7 @@
 //! The whole stack (relay, NATs, endpoints, QUIC) in virtual time: how long things take in round trips.
 
 mod death;
+mod lives;
 mod stand;
 
 use std::time::Duration;

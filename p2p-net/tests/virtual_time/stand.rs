@@ -16,11 +16,11 @@ use p2p_net_sim::{LinkConfig, NatConfig, SimHost, SimNet};
 use relay::Relay;
 use tokio::time::{sleep, timeout};
 
-const RELAY_PORT: u16 = 443;
+pub(crate) const RELAY_PORT: u16 = 443;
 /// Longest wait for anything, virtual.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Sockets(SimHost);
+pub(crate) struct Sockets(pub(crate) SimHost);
 
 impl SocketProvider for Sockets {
     fn bind(&self, port: u16) -> io::Result<Vec<Arc<dyn quinn::AsyncUdpSocket>>> {
