@@ -41,6 +41,8 @@ pub(crate) enum PathKey {
 pub(crate) struct PathSwitch {
     epoch: AtomicU32,
     probe_timeout_micros: AtomicU64,
+    /// How often packets that went over the path then in use were found lost.
+    lost: AtomicU64,
     /// What a call and the controllers tell each other.
     pub(crate) rate: RateBlock,
     current: Mutex<(PathKey, Instant)>,
@@ -52,6 +54,7 @@ impl PathSwitch {
         Self {
             epoch: AtomicU32::new(0),
             probe_timeout_micros: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             rate: RateBlock::default(),
             current: Mutex::new((PathKey::Relay, now)),
         }
@@ -78,6 +81,11 @@ impl PathSwitch {
             0 => None,
             micros => Some(Duration::from_micros(micros)),
         }
+    }
+
+    /// How often QUIC found packets lost that had gone over the path that was in use by then.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     fn current(&self) -> (PathKey, Instant) {
@@ -270,6 +278,9 @@ impl Controller for PathController {
         self.follow(now);
         self.switch.rate.on_congestion(lost_bytes);
         if self.settle(sent, lost_bytes) {
+            if lost_bytes > 0 {
+                self.switch.lost.fetch_add(1, Ordering::Relaxed);
+            }
             let settled = now.saturating_duration_since(self.since) > SWITCH_MEMORY;
             let persistent = is_persistent_congestion && settled;
             if self.in_call() {

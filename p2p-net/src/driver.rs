@@ -470,6 +470,7 @@ impl Driver {
                 self.parts.socket.knock_taken();
                 self.on_knock(from, &packet);
             }
+            Raw::Relayed { peer, packet } => self.input(&peer, Input::RelayedPacket(&packet)),
             Raw::Relay { from, packet } => self.on_nudge(from, &packet),
             Raw::Stun { from, packet } => self.on_stun(from, &packet),
         }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::congestion::PathSwitch;
 use crate::duplicate::{Copies, Policy};
+use crate::rate::RateMode;
 use crate::relay::Tunnel;
 
 /// The driver hears at once of a relayed packet that comes after so long, while we use the direct path.
@@ -306,6 +307,18 @@ impl Link {
         gaps.store(((smoothed * 7 + gap) / 8).max(1), Ordering::Relaxed);
     }
 
+    /// Our newest channel, for a packet that is no QUIC.
+    pub(crate) fn channel(&self) -> Option<Arc<Channel>> {
+        self.outgoing().channel.clone()
+    }
+
+    /// Takes note of a probe or pong that came through the relay: not of what the peer thinks of paths.
+    pub(crate) fn on_relayed_probe(&self, bytes: u64) {
+        self.received
+            .relayed_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Takes note of relayed packets that came, `bytes` with headers.
     pub(crate) fn on_relayed(&self, now: Instant, bytes: u64) {
         self.received
@@ -353,6 +366,8 @@ impl Link {
             direct_gap: (gap != 0)
                 .then(|| (Duration::from_nanos(gap), Duration::from_nanos(deviation))),
             probe_timeout: self.switch.probe_timeout(),
+            direct_lost: self.switch.lost(),
+            call: self.switch.rate.mode() != RateMode::Streams,
         }
     }
 

@@ -58,6 +58,13 @@ pub(crate) enum Raw {
         /// All of it.
         packet: Vec<u8>,
     },
+    /// A probe or pong whose key id is that peer's, through its channel.
+    Relayed {
+        /// Whose.
+        peer: PeerId,
+        /// All of it.
+        packet: Vec<u8>,
+    },
     /// An answer to a STUN request, from the relay's host.
     Stun {
         /// From where.
@@ -315,6 +322,23 @@ impl MagicSocket {
             src_ip: None,
         };
         if self.send_on_leg(to, &transmit).is_err() {
+            self.drops.send.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends a packet outside QUIC through a peer's channel, if there is one; it may be lost.
+    pub(crate) fn send_raw_relayed(&self, link: &Link, contents: &[u8]) {
+        let transmit = Transmit {
+            destination: link.address,
+            ecn: None,
+            contents,
+            segment_size: None,
+            src_ip: None,
+        };
+        let sent = link
+            .channel()
+            .map(|channel| self.send_relayed(link, &channel, &transmit));
+        if sent.is_none_or(|sent| sent.is_err()) {
             self.drops.send.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -330,6 +330,32 @@ async fn forged_replayed_and_foreign_relayed_packets_are_dropped() {
 }
 
 #[tokio::test]
+async fn probes_through_a_channel_are_its_own_peers_alone() {
+    let mut stand = Stand::new();
+    stand.channel(9, 1452);
+    let mut probe = vec![0_u8; 64];
+    probe[0] = 0x20;
+    probe[4..12].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+    let key = 0x0102_0304_0506_0708;
+    let keys = |peer| stand.socket.tables_mut().keys.insert(key, peer);
+    keys(PeerId::from_bytes([8; 32]));
+    stand.arrive(RELAY, &[relayed(9, 1, 0, &probe, false)], None);
+    assert!(stand.receive().is_empty() && stand.raw.try_recv().is_err());
+    assert_eq!(stand.socket.drops().relayed.load(Ordering::Relaxed), 1);
+    stand.socket.tables_mut().keys.insert(key, stand.link.peer);
+    stand.arrive(RELAY, &[relayed(9, 2, 0, &probe, false)], None);
+    assert!(stand.receive().is_empty());
+    match stand.raw.try_recv() {
+        Ok(Raw::Relayed { peer, packet }) => {
+            assert_eq!((peer, packet), (stand.link.peer, probe));
+        }
+        other => panic!("{other:?}"),
+    }
+    let seen = stand.link.activity().relay_received_at;
+    assert_eq!(seen, None, "it says nothing of where the peer sends");
+}
+
+#[tokio::test]
 async fn mixed_batches_are_taken_apart() {
     let mut stand = Stand::new();
     stand.channel(9, 1452);

@@ -248,6 +248,11 @@ impl<'a> Sorter<'a> {
             count(&self.socket.drops().relayed);
             return;
         };
+        if matches!(opened, Opened::Whole(_))
+            && self.sort_relayed_probe(link, &buf[packet.start + HEADER_LEN..packet.end])
+        {
+            return;
+        }
         link.on_relayed(self.now, packet.len() as u64);
         match opened {
             Opened::Whole(ecn) => {
@@ -272,6 +277,11 @@ impl<'a> Sorter<'a> {
             count(&self.socket.drops().relayed);
             return;
         };
+        if matches!(opened, Opened::Whole(_))
+            && self.sort_relayed_probe(link, &packet[HEADER_LEN..])
+        {
+            return;
+        }
         link.on_relayed(self.now, packet.len() as u64);
         let (packet, ecn) = match opened {
             Opened::Whole(ecn) => (packet[HEADER_LEN..].to_vec(), ecn),
@@ -282,14 +292,37 @@ impl<'a> Sorter<'a> {
         self.socket.wait(Waiting { from, ecn, packet });
     }
 
+    /// Takes a probe or pong of a channel's own peer out.
+    fn sort_relayed_probe(&self, link: &Link, packet: &[u8]) -> bool {
+        if packet.len() != PROBE_LEN || classify(packet) != PacketKind::Peer {
+            return false;
+        }
+        let peer = key_id(packet).and_then(|key| self.tables.keys.get(&key));
+        if peer == Some(&link.peer) {
+            link.on_relayed_probe(packet.len() as u64);
+            self.socket.tell(Raw::Relayed {
+                peer: link.peer,
+                packet: packet.to_vec(),
+            });
+        } else {
+            count(&self.socket.drops().relayed);
+        }
+        true
+    }
+
     fn open(&self, packet: &[u8]) -> Option<(&Arc<Link>, Opened)> {
         let end = packet.get(1..4)?;
         let end = ChannelEnd(u32::from_be_bytes([0, end[0], end[1], end[2]]));
         let (channel, link) = self.tables.channels.get(&end)?;
         let opened = channel.open(self.now, packet)?;
-        // Inside a channel there is nothing but QUIC.
+        // Inside a channel there is nothing but QUIC and probes.
         let quic = match &opened {
-            Opened::Whole(_) => classify(&packet[HEADER_LEN..]) == PacketKind::Quic,
+            Opened::Whole(_) => {
+                let inner = &packet[HEADER_LEN..];
+                let kind = classify(inner);
+                let probe = kind == PacketKind::Peer && inner.len() == PROBE_LEN;
+                kind == PacketKind::Quic || probe
+            }
             Opened::Joined(whole, _) => classify(whole) == PacketKind::Quic,
             Opened::Partial => true,
         };

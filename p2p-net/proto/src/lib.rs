@@ -38,6 +38,7 @@ mod reason;
 mod registration;
 mod session;
 mod timer;
+mod trial;
 mod watch;
 
 pub use address::{AddressError, Fingerprint, RelayAddress, Token};

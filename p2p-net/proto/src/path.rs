@@ -1,14 +1,18 @@
 //! Live paths of one peer: round trip, loss, choice with hysteresis, the relay as the floor, and the
 //! detection of silent death (`wire.md` §6).
 
+mod losses;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use self::losses::Losses;
 use crate::candidate::is_local;
 use crate::punch::{Outstanding, Validated};
 use crate::timer::Timing;
+use crate::trial::{Illness, Way};
 use crate::watch::{Silence, Watch};
-use crate::{Activity, PathId, Transaction};
+use crate::{PathId, Transaction};
 
 /// What carries a peer's packets now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -77,6 +81,13 @@ impl RoundTrip {
         }
     }
 
+    /// Whether it is much longer than it need be: somebody fills a queue.
+    fn is_inflated(&self) -> bool {
+        let far = |least: Duration| least + Timing::INFLATED.max(least / 2);
+        let least = self.calm.least();
+        least.is_some_and(|least| self.smoothed > far(least))
+    }
+
     fn add(&mut self, now: Instant, sample: Duration, loaded: bool) {
         if !loaded {
             self.calm.add(now, sample);
@@ -143,6 +154,8 @@ struct Path {
     awaited: bool,
     /// It wants a probe as soon as pacing allows.
     urgent: bool,
+    /// It lost against the relay, which lost less.
+    illness: Option<Illness>,
 }
 
 impl Path {
@@ -166,6 +179,7 @@ impl Path {
             hold: Duration::ZERO,
             awaited: true,
             urgent: false,
+            illness: None,
         }
     }
 
@@ -197,6 +211,9 @@ impl Path {
             self.proving_since = None;
             self.failed_at = None;
         }
+        if let Some(illness) = &mut self.illness {
+            illness.on_answer();
+        }
         self.loss *= 1.0 - LOSS_GAIN;
         self.unanswered = 0;
         self.unanswered_since = None;
@@ -207,7 +224,10 @@ impl Path {
         }
     }
 
-    fn on_unanswered(&mut self, sent_at: Instant) {
+    fn on_unanswered(&mut self, now: Instant, sent_at: Instant) {
+        if let Some(illness) = &mut self.illness {
+            illness.on_unanswered(now);
+        }
         self.loss += (1.0 - self.loss) * LOSS_GAIN;
         self.unanswered = self.unanswered.saturating_add(1);
         self.unanswered_since.get_or_insert(sent_at);
@@ -287,6 +307,7 @@ pub(crate) struct Paths {
     shunned: bool,
     challenge: Option<(Challenger, Instant)>,
     watch: Watch,
+    losses: Losses,
     /// Probes of failed paths take turns between two sets of keys.
     turn: bool,
 }
@@ -332,6 +353,7 @@ impl Paths {
         self.suspicion = None;
         self.shunned = false;
         self.challenge = None;
+        self.losses.trial = None;
     }
 
     /// A round of punching has proven a path.
@@ -380,12 +402,14 @@ impl Paths {
         let Some(path) = self.list.iter_mut().find(|path| path.address == from) else {
             return false;
         };
-        let Some(sent_at) = path.outstanding.take(transaction) else {
+        let id = path.id;
+        let trial = self.losses.trial.as_mut().filter(|(of, _)| *of == id);
+        let tried = trial.and_then(|(_, trial)| trial.on_answer(transaction, Way::Direct));
+        let Some(sent_at) = tried.or_else(|| path.outstanding.take(transaction)) else {
             return false;
         };
         let sample = now.saturating_duration_since(sent_at);
         path.on_answer(now, sample, loaded);
-        let id = path.id;
         self.answered(now, id);
         self.consider(now, at);
         true
@@ -406,11 +430,6 @@ impl Paths {
     /// Whether traffic goes on, direct or through the relay.
     pub(crate) fn is_busy(&self, now: Instant) -> bool {
         self.watch.is_busy(now)
-    }
-
-    /// Takes a snapshot of the data path.
-    pub(crate) fn on_activity(&mut self, now: Instant, activity: &Activity) {
-        self.watch.on_activity(now, activity);
     }
 
     /// Asks all paths at once: something about the network has changed.
@@ -458,13 +477,17 @@ impl Paths {
             let timeout = path.timeout();
             while let Some(sent_at) = path.outstanding.overdue(now, timeout) {
                 if path.lives() {
-                    path.on_unanswered(sent_at);
+                    path.on_unanswered(now, sent_at);
                 }
             }
         }
         let used = self.used;
         let lapsed = |path: &Path| {
-            path.lives() && used != Some(path.id) && path.unanswered >= Timing::UNANSWERED_RESERVE
+            let most = match path.illness {
+                Some(_) => Timing::UNANSWERED_ILL,
+                None => Timing::UNANSWERED_RESERVE,
+            };
+            path.lives() && used != Some(path.id) && path.unanswered >= most
         };
         for path in self
             .list
@@ -574,7 +597,9 @@ impl Paths {
         let won = self.challenge.map(|(_, since)| since + Timing::CHALLENGE);
         let awaited = self.list.iter().filter(|path| path.awaited);
         let proven = awaited.filter_map(Path::eligible_at);
-        proven.chain(won).min()
+        let ill = self.list.iter().filter_map(|path| path.illness);
+        let well = ill.map(|illness| illness.ends_at());
+        proven.chain(well).chain(won).min()
     }
 
     /// Lets the challenger have it.
@@ -604,10 +629,12 @@ impl Paths {
         }
         for path in &mut self.list {
             path.awaited &= path.eligible_at().is_none_or(|at| at > now);
+            path.illness = path.illness.filter(|illness| illness.ends_at() > now);
         }
-        let best = self
-            .best(now)
-            .map(|best| (best.id, clearly_worse(best, at)));
+        let best = self.best(now).map(|best| {
+            let worse = best.illness.is_some() || clearly_worse(best, at);
+            (best.id, worse)
+        });
         let challenger = match (self.used_path(), best) {
             (Some(_), _) if self.suspicion.is_some() => None,
             (Some(used), _) => {
@@ -639,7 +666,7 @@ impl Paths {
         self.list
             .iter()
             .filter(eligible)
-            .min_by_key(|path| path.score())
+            .min_by_key(|path| (path.illness.is_some(), path.score()))
     }
 
     /// Another path that has answered since the used one became suspect.
@@ -659,6 +686,13 @@ impl Paths {
         self.suspicion = None;
         self.challenge = None;
         self.shunned = false;
+        self.losses.trial = None;
+        if let Some((_, hold)) = self.losses.returned {
+            self.losses.returned = Some((now, hold));
+        }
+        if let Some(path) = self.used_path_mut() {
+            path.illness = None;
+        }
         self.watch.reset(now);
     }
 
@@ -718,7 +752,10 @@ impl Paths {
             };
             return Some(path.probed_at + interval);
         }
-        let interval = if path.unanswered > 0 {
+        let ill = path.illness.is_some() && self.used.is_none() && self.watch.is_busy(now);
+        let interval = if ill {
+            Timing::PROBE_ILL
+        } else if path.unanswered > 0 {
             path.timeout()
         } else if self.must_show(now, path) {
             Timing::PROBE_CHALLENGER

@@ -3,6 +3,7 @@
 
 mod exchange;
 mod guessing;
+mod relayed;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -128,7 +129,11 @@ impl Peer {
             Input::Offer(offer, observed) => self.on_offer(now, offer, observed),
             Input::Answer(answer, observed) => self.on_answer(now, answer, observed),
             Input::Packet { from, packet } => self.on_packet(now, from, packet),
-            Input::Activity(activity) => self.paths.on_activity(now, &activity),
+            Input::Activity(activity) => {
+                let at = self.situation();
+                self.paths.on_activity(now, &activity, &at);
+            }
+            Input::RelayedPacket(packet) => self.on_relayed_packet(now, packet),
             Input::Hint(hint) => self.on_hint(now, &hint),
             Input::Guess(guess) => self.on_guess(now, guess),
             Input::Reserved(granted) => self.on_reserved(now, granted),
@@ -387,6 +392,7 @@ impl Peer {
             Timer::Guess => self.on_guess_timer(now),
             // What follows from it is told below.
             Timer::Doubt => {}
+            Timer::Trial => self.on_trial(now, &at),
             Timer::Keys => {
                 let old = self.keys.expire(now);
                 self.outputs.extend(old.map(Output::Unlisten));
@@ -636,6 +642,7 @@ impl Peer {
         self.timers.set(Timer::Guess, self.guess.next_at());
         let doubts = self.paths.doubts_change_at(now);
         self.timers.set(Timer::Doubt, doubts);
+        self.timers.set(Timer::Trial, self.paths.trial_at());
     }
 
     /// Says what has changed for the outside.

@@ -25,10 +25,12 @@ pub(crate) enum Timer {
     Guess,
     /// Time alone raises or ends doubts about the used path.
     Doubt,
+    /// The next probes of a trial of the direct path against the relay are due.
+    Trial,
 }
 
 impl Timer {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Phase,
         Self::Pair,
         Self::Path,
@@ -38,6 +40,7 @@ impl Timer {
         Self::Keys,
         Self::Guess,
         Self::Doubt,
+        Self::Trial,
     ];
 }
 
@@ -235,6 +238,40 @@ impl Timing {
     pub(crate) const BETTER: Duration = Duration::from_millis(10);
     /// ... which must be more than noise on a machine that is busy.
     pub(crate) const NOISE: Duration = Duration::from_millis(2);
+    // Loss, judged by trials of the direct path against the relay (`trial.rs`).
+
+    /// Between two pairs of probes of a trial: at 5 % loss each way a second brings ten losses, which is enough to
+    /// tell; some 75 kbit/s each way and path, for a second or two.
+    pub(crate) const PROBE_TRIAL: Duration = Duration::from_millis(10);
+    /// What is lost within one slot counts once: a burst is one event.
+    pub(crate) const TRIAL_SLOT: Duration = Duration::from_millis(100);
+    /// A trial lasts at most so many slots.
+    pub(crate) const TRIAL_SLOTS: usize = 40;
+    /// Losses must spread over more slots than this: whatever ends within half a second is no habit.
+    pub(crate) const TRIAL_SPAN: usize = 7;
+    /// Slots that must have lost something, in hundredths: 2.5 % each way make about as many.
+    pub(crate) const TRIAL_LOSSY_PERCENT: usize = 40;
+    /// The relay answers a trial's probe within its round trip and this: queues.
+    pub(crate) const TRIAL_MARGIN: Duration = Duration::from_millis(150);
+    /// A packet lost so long ago begins no trial.
+    pub(crate) const LOSS_FRESH: Duration = Duration::from_millis(500);
+    /// After a trial that led to nothing comes no other for so long, doubled each time.
+    pub(crate) const TRIAL_REST: Duration = Duration::from_secs(3);
+    /// The longest such rest.
+    pub(crate) const TRIAL_MAX_REST: Duration = Duration::from_secs(60);
+    /// A round trip so much above the least one, or by half of it, is a queue: what is lost then is lost to it.
+    pub(crate) const INFLATED: Duration = Duration::from_millis(30);
+    /// A relay whose round trip is longer by more than this does not win by loss: sound would suffer more.
+    pub(crate) const RELAY_DETOUR: Duration = Duration::from_millis(200);
+    /// A direct path that lost to the relay must be clean for so long, ...
+    pub(crate) const LOSS_HOLD: Duration = Duration::from_secs(20);
+    /// ... doubled, up to [`Self::MAX_HOLD`], if it loses again within this after its return.
+    pub(crate) const LOSS_MEMORY: Duration = Duration::from_secs(120);
+    /// Probes that must show so, while traffic goes on.
+    pub(crate) const PROBE_ILL: Duration = Duration::from_millis(100);
+    /// Unanswered ones in a row after which such a path is dropped.
+    pub(crate) const UNANSWERED_ILL: u32 = 10;
+
     /// For how long it must be.
     pub(crate) const CHALLENGE: Duration = Duration::from_secs(2);
     /// What the whole loss of a path would cost in its score.

@@ -32,6 +32,7 @@ pub(crate) struct Watch {
     /// Activity probes since then.
     asked: usize,
     flow: Flow,
+    sending: Flow,
     load: Load,
     /// Packets came through the relay although the direct path is in use: since when, and the last one.
     relayed: Option<(Instant, Instant)>,
@@ -90,16 +91,22 @@ impl Watch {
         }
         if received > 0 {
             let at = activity.direct_received_at.unwrap_or(now).min(now);
-            self.flow.on_received(at, received);
+            self.flow.on_packets(at, received);
             self.heard(at);
         }
         if sent > 0 {
+            self.sending.on_packets(now, sent);
             let at = activity.direct_sent_at.unwrap_or(now).min(now);
             if self.heard_at.is_none_or(|heard| at > heard) && self.due_since.is_none() {
                 self.due_since = Some(at);
                 self.due_timeout = activity.probe_timeout;
             }
         }
+    }
+
+    /// Whether we send steadily over the direct path: a call, or what is like one.
+    pub(crate) fn is_steady(&self) -> bool {
+        self.sending.previous.packets >= Timing::FLOW_PACKETS
     }
 
     /// Whether the path may be dead, though it is too soon to say so: what is small goes over the relay as well. A
@@ -191,13 +198,13 @@ impl Load {
     }
 }
 
-/// The packets that arrive: how many, and how long they paused, in this half of the window and the one before.
+/// The packets of one direction: how many, and how long they paused, in this half of the window and the one before.
 #[derive(Debug, Default)]
 struct Flow {
     began: Option<Instant>,
     current: Half,
     previous: Half,
-    received_at: Option<Instant>,
+    last_at: Option<Instant>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -207,7 +214,7 @@ struct Half {
 }
 
 impl Flow {
-    fn on_received(&mut self, at: Instant, packets: u64) {
+    fn on_packets(&mut self, at: Instant, packets: u64) {
         let began = *self.began.get_or_insert(at);
         let age = at.saturating_duration_since(began);
         if age >= Timing::FLOW_WINDOW {
@@ -216,12 +223,12 @@ impl Flow {
             self.current = Half::default();
             self.began = Some(at);
         }
-        if let Some(before) = self.received_at {
+        if let Some(before) = self.last_at {
             let pause = at.saturating_duration_since(before);
             self.current.longest_pause = self.current.longest_pause.max(pause);
         }
         self.current.packets = self.current.packets.saturating_add(packets);
-        self.received_at = self.received_at.max(Some(at));
+        self.last_at = self.last_at.max(Some(at));
     }
 
     /// When a pause is longer than usual: half an interval too long, or a quarter longer than the longest of late.
@@ -233,7 +240,7 @@ impl Flow {
         let usual = (gap.saturating_mul(3) / 2).saturating_add(jitter.saturating_mul(2));
         let longest = self.longest_pause().saturating_mul(5) / 4;
         let limit = Timing::FLOW_DOUBT.max(usual).max(longest);
-        Some(self.received_at? + limit.min(MAX_SILENCE))
+        Some(self.last_at? + limit.min(MAX_SILENCE))
     }
 
     fn longest_pause(&self) -> Duration {
@@ -253,7 +260,7 @@ impl Flow {
         let limit = Timing::FLOW_SILENCE
             .max(usual)
             .max(self.longest_pause().saturating_mul(2));
-        Some(self.received_at? + limit.min(MAX_SILENCE))
+        Some(self.last_at? + limit.min(MAX_SILENCE))
     }
 }
 

@@ -219,7 +219,7 @@ impl Game {
             | Output::Via(..)
             | Output::Shut
             | Output::Signal(SignalBody::Hint(_) | SignalBody::Guess(_)) => {}
-            Output::Route { .. } | Output::Event(Event::Path(_)) => {}
+            Output::Relay(_) | Output::Route { .. } | Output::Event(Event::Path(_)) => {}
         }
     }
 

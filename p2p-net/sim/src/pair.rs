@@ -7,7 +7,7 @@
 
 mod guessing;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use p2p_net_proto::{
 
 use self::guessing::Extras;
 use crate::seed::derive;
-use crate::{Clock, Counters, HostId, LinkConfig, NatConfig, Payload, Place, World};
+use crate::{Clock, Counters, HostId, Link, LinkConfig, NatConfig, Payload, Place, World};
 
 /// The port of both peers.
 pub const PORT: u16 = 5_000;
@@ -110,6 +110,8 @@ enum Coming {
     Guess(Guess),
     Samples,
     Relayed(Packet),
+    /// A probe or pong through the channel.
+    RelayedProbe(Vec<u8>),
     Channel(bool),
 }
 
@@ -158,6 +160,8 @@ pub struct Side {
     known: Option<SocketAddr>,
     observed_at: Option<Instant>,
     activity: Activity,
+    /// Traffic sent straight of which it is not known yet whether it came.
+    awaited: VecDeque<(u64, Instant)>,
     last_gap_at: Option<Instant>,
     traffic_at: Option<Instant>,
     report_at: Option<Instant>,
@@ -177,10 +181,13 @@ pub struct Pair {
     clock: Clock,
     relay: HostId,
     relay_up: bool,
+    /// What becomes of packets through the relay, by their sender.
+    relayed: [Link; 2],
     /// The two sides.
     pub sides: [Side; 2],
     coming: BTreeMap<(Instant, u64), (usize, Coming)>,
     sequence: u64,
+    relayed_probes: u64,
 }
 
 impl Pair {
@@ -210,15 +217,19 @@ impl Pair {
         let now = clock.now();
         let sides = SIDES.map(|side| Side::new(now, side, hosts[side], &config));
         let coming = BTreeMap::new();
+        let whole = LinkConfig::delay(config.relay_delay[0] + config.relay_delay[1]);
+        let relayed = SIDES.map(|side| Link::new(whole, derive(config.seed, 60 + side as u64)));
         let mut pair = Self {
             config,
             world,
             clock,
             relay,
             relay_up: true,
+            relayed,
             sides,
             coming,
             sequence: 0,
+            relayed_probes: 0,
         };
         SIDES.into_iter().for_each(|side| pair.hello(side));
         let legs = pair.config.relay_delay;
@@ -287,6 +298,21 @@ impl Pair {
             .set_link(self.sides[0].host, self.sides[1].host, link);
     }
 
+    /// Changes what becomes of packets through the relay, both ways; its delay stays.
+    pub fn set_relay_link(&mut self, link: LinkConfig) {
+        let delay = self.one_way();
+        for relayed in &mut self.relayed {
+            relayed.set_config(LinkConfig { delay, ..link });
+        }
+    }
+
+    /// Gives both sides a line that all they send shares, whatever its way; `None` takes it away.
+    pub fn set_uplinks(&mut self, config: Option<LinkConfig>) {
+        for side in SIDES {
+            self.world.set_uplink(self.sides[side].host, config);
+        }
+    }
+
     /// Takes the relay down or up; both sides notice at once.
     pub fn set_relay(&mut self, up: bool) {
         self.relay_up = up;
@@ -336,6 +362,18 @@ impl Pair {
                 packet: bytes,
             },
         );
+    }
+
+    /// Probes and pongs that went through the relay so far.
+    pub fn relayed_probes(&self) -> u64 {
+        self.relayed_probes
+    }
+
+    /// Says whether the traffic of both sides is a call, which keeps its rate below what fills queues.
+    pub fn set_call(&mut self, call: bool) {
+        for side in &mut self.sides {
+            side.activity.call = call;
+        }
     }
 
     /// Where the relay sees `side`.
@@ -529,6 +567,7 @@ impl Pair {
             Coming::Guess(guess) => self.input(side, Input::Guess(guess)),
             Coming::Samples => self.on_samples(side),
             Coming::Relayed(packet) => self.receive(side, packet, false),
+            Coming::RelayedProbe(packet) => self.input(side, Input::RelayedPacket(&packet)),
         }
     }
 
@@ -588,9 +627,33 @@ impl Pair {
             let (host, port) = (self.sides[side].host, self.sides[side].extras.port_to(to));
             self.world.send(now, host, port, to, packet.clone());
         }
+        if let (Packet::Data(number), Route::Direct(_)) = (packet, route) {
+            self.sides[side].awaited.push_back((*number, now));
+        }
         if route == Route::Relay || duplicate {
-            let at = now + self.one_way();
-            self.schedule(at, 1 - side, Coming::Relayed(packet.clone()));
+            let bytes = packet.size_bytes();
+            self.over_relay(side, bytes, Coming::Relayed(packet.clone()));
+        }
+    }
+
+    /// Sends something of `side` through the relay.
+    fn over_relay(&mut self, side: usize, bytes: usize, what: Coming) {
+        let now = self.clock.now();
+        let left_at = self.world.leave(now, self.sides[side].host, bytes);
+        let arrives = left_at.and_then(|at| self.relayed[side].send(at, bytes).arrives);
+        if let Some(at) = arrives {
+            self.schedule(at, 1 - side, what);
+        }
+    }
+
+    /// Counts packets as lost that QUIC would find lost by now.
+    fn find_losses(&mut self, side: usize, patience: Duration) {
+        let now = self.clock.now();
+        let late = |at: Instant| now.saturating_duration_since(at) > patience;
+        while let Some((number, _)) = self.sides[side].awaited.front().filter(|(_, at)| late(*at)) {
+            let lost = !self.sides[1 - side].seen.contains(number);
+            self.sides[side].activity.direct_lost += u64::from(lost);
+            self.sides[side].awaited.pop_front();
         }
     }
 
@@ -604,7 +667,8 @@ impl Pair {
         own.report_at = recent.then(|| now + Peer::ACTIVITY_INTERVAL);
         let round_trip = own.peer.path().round_trip.unwrap_or(relayed);
         own.activity.probe_timeout = Some(round_trip * 3 / 2 + ACK_DELAY);
-        let activity = own.activity;
+        self.find_losses(side, round_trip + ACK_DELAY * 3);
+        let activity = self.sides[side].activity;
         self.input(side, Input::Activity(activity));
     }
 
@@ -626,6 +690,11 @@ impl Pair {
                     own.probes.push((elapsed, to));
                     let (host, port) = (own.host, own.extras.port_to(to));
                     self.world.send(now, host, port, to, Packet::Probe(payload));
+                }
+                Output::Relay(payload) => {
+                    self.relayed_probes += 1;
+                    let bytes = payload.len();
+                    self.over_relay(side, bytes, Coming::RelayedProbe(payload));
                 }
                 Output::Signal(body) => {
                     own.signals.push((elapsed, body.clone()));
@@ -733,6 +802,7 @@ impl Side {
             known: None,
             observed_at: None,
             activity: Activity::default(),
+            awaited: VecDeque::new(),
             last_gap_at: None,
             traffic_at: None,
             report_at: None,

@@ -238,6 +238,11 @@ impl SimNet {
             .set_link_one_way(from.id, to.id, config);
     }
 
+    /// Gives a host a line that all its packets share on their way out; `None` takes it away.
+    pub fn set_uplink(&self, host: &SimHost, config: Option<LinkConfig>) {
+        self.shared.state().world.set_uplink(host.id, config);
+    }
+
     /// Stops all packets between two hosts, silently; what each has with others goes on.
     pub fn cut(&self, one: &SimHost, other: &SimHost) {
         self.shared.state().world.cut(one.id, other.id);

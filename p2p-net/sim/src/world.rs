@@ -90,6 +90,8 @@ struct Host {
     place: Place,
     addresses: Vec<IpAddr>,
     up: bool,
+    /// The line that all its packets share on their way out.
+    uplink: Option<Link>,
 }
 
 #[derive(Debug)]
@@ -221,6 +223,7 @@ impl<P: Payload> World<P> {
             place,
             addresses: vec![address],
             up: true,
+            uplink: None,
         });
         id
     }
@@ -333,6 +336,25 @@ impl<P: Payload> World<P> {
         }
     }
 
+    /// Gives a host a line that all its packets share on their way out, before any link: the bottleneck of what it
+    /// sends to whomever. `None` takes it away.
+    pub fn set_uplink(&mut self, host: HostId, config: Option<LinkConfig>) {
+        let seed = derive(self.seed, 2_000_000 + host.0 as u64);
+        let uplink = &mut self.hosts[host.0].uplink;
+        match (uplink.as_mut(), config) {
+            (Some(link), Some(config)) => link.set_config(config),
+            (_, config) => *uplink = config.map(|config| Link::new(config, seed)),
+        }
+    }
+
+    /// When a packet of this size has left a host's uplink; `None` if it is lost there.
+    pub fn leave(&mut self, now: Instant, host: HostId, bytes: usize) -> Option<Instant> {
+        match &mut self.hosts[host.0].uplink {
+            Some(uplink) => uplink.send(now, bytes).arrives,
+            None => Some(now),
+        }
+    }
+
     /// Sends a packet from a host's port.
     pub fn send(&mut self, now: Instant, from: HostId, from_port: u16, to: SocketAddr, payload: P) {
         self.counters.sent += 1;
@@ -343,7 +365,11 @@ impl<P: Payload> World<P> {
         let Some((source, leaves, end)) = self.route(now, from, from_port, to) else {
             return;
         };
-        let fate = self.link(leaves, end).send(now, payload.size_bytes());
+        let Some(left_at) = self.leave(now, from, payload.size_bytes()) else {
+            self.counters.lost += 1;
+            return;
+        };
+        let fate = self.link(leaves, end).send(left_at, payload.size_bytes());
         let room = self.under_way.len() + 2 <= MAX_UNDER_WAY;
         let Some(at) = fate.arrives.filter(|_| room) else {
             self.counters.lost += 1;

@@ -195,6 +195,11 @@ impl Driver {
         let socket = self.parts.socket.clone();
         match output {
             Output::Transmit { to, payload } => socket.send_raw(to, &payload),
+            Output::Relay(payload) => {
+                if let Some(state) = self.peers.get(peer) {
+                    socket.send_raw_relayed(&state.link, &payload);
+                }
+            }
             Output::Signal(body) => self.send_signal(peer, &body),
             Output::Listen(key) => {
                 socket.tables_mut().keys.insert(key, *peer);

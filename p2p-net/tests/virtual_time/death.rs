@@ -59,7 +59,7 @@ async fn pair(seed: u64) -> (Stand, Connection, Connection) {
 }
 
 /// Sends for ever.
-fn talk(connection: &Connection) -> JoinHandle<()> {
+pub(crate) fn talk(connection: &Connection) -> JoinHandle<()> {
     let connection = connection.clone();
     tokio::spawn(async move {
         let began = Instant::now();
@@ -139,7 +139,7 @@ fn percentiles(mut all: Vec<Duration>) -> [Duration; 3] {
     [at(50), at(99), at(100)]
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().start_paused(true).build();
     runtime.expect("a runtime").block_on(future)
@@ -192,5 +192,40 @@ fn what_always_goes_both_ways_hardly_pauses() {
 #[test]
 fn without_copies_the_relay_takes_over_all_the_same() {
     let [_, late, _] = gaps(RUNS / 4, Ways::Both, Ways::Both, Duplicate::Never);
+    assert!(late <= 800 * MILLI);
+}
+
+/// A stream that is always full, over 20 Mbit/s: the longest time without a byte.
+async fn stall(seed: u64) -> Duration {
+    let (stand, dialled, accepted) = pair(seed).await;
+    let [one, two] = &stand.hosts;
+    let direct = round_trip(seed) / [6, 4, 3, 2][(seed % 4) as usize];
+    let link = LinkConfig::delay(direct).with_rate(20_000_000);
+    stand.net.set_link(one, two, link);
+    let mut send = dialled.open_uni().await.expect("a stream");
+    let writer = tokio::spawn(async move {
+        let block = Bytes::from(vec![7; 64 << 10]);
+        while send.write_chunk(block.clone()).await.is_ok() {}
+    });
+    let mut receive = accepted.accept_uni().await.expect("a stream");
+    super::flow(&mut receive, BEFORE).await;
+    let (id, switches) = (dialled.stable_id(), dialled.stats().path_switches);
+    stand.net.cut(one, two);
+    let stall = super::flow(&mut receive, AFTER).await;
+    writer.abort();
+    assert!(!dialled.is_closed() && dialled.stable_id() == id);
+    assert_eq!(dialled.stats().path_switches, switches + 1);
+    stall
+}
+
+#[test]
+fn a_stream_moves_again_soon() {
+    let mut stalls = Vec::new();
+    for_seeds(RUNS / 5, |seed| stalls.push(run(stall(seed * 5))));
+    let [middle, late, longest] = percentiles(stalls);
+    println!(
+        "{} runs of a stream: p50 {middle:?}, p99 {late:?}, longest {longest:?}",
+        RUNS / 5
+    );
     assert!(late <= 800 * MILLI);
 }

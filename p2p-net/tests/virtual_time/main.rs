@@ -2,6 +2,7 @@
 
 mod death;
 mod lives;
+mod loss;
 mod stand;
 
 use std::time::Duration;

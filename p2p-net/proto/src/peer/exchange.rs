@@ -58,6 +58,10 @@ pub struct Activity {
     pub direct_gap: Option<(Duration, Duration)>,
     /// QUIC's current probe timeout for this connection, if there is one (RFC 9002 §6.2).
     pub probe_timeout: Option<Duration>,
+    /// How often QUIC has found packets lost that had gone over the direct path.
+    pub direct_lost: u64,
+    /// A call has taken congestion control over: it keeps queues short, so that loss is no work of ours.
+    pub call: bool,
 }
 
 /// Everything that can happen to a peer.
@@ -90,6 +94,8 @@ pub enum Input<'a> {
         /// All of it.
         packet: &'a [u8],
     },
+    /// A probe or pong whose key id is ours came through the relayed channel.
+    RelayedPacket(&'a [u8]),
     /// What the data path saw.
     Activity(Activity),
     /// A Hint came, opened and checked against replay.
@@ -171,6 +177,8 @@ pub enum Output {
         /// Its bytes.
         payload: Vec<u8>,
     },
+    /// Send this through the relayed channel, as it is.
+    Relay(Vec<u8>),
     /// Seal and send this through the relay.
     Signal(SignalBody),
     /// Packets with this key id belong to this peer from now on.
