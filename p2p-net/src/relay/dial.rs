@@ -24,8 +24,10 @@ use crate::socket::canonical;
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one relay that are tried at most.
 const MAX_ADDRESSES: usize = 8;
-/// UDP's head start before TCP is tried as well (`connectivity.md` §5.4).
-const HEAD_START: Duration = Duration::from_millis(300);
+/// UDP's head start before TCP is tried as well: that of RFC 8305 §5, which is longer than nearly every way to a relay.
+/// Where UDP is blocked, a connection is to take 4 round trips to the relay, one to the peer, and 300 ms at most; what
+/// this leaves of those is for machines.
+const HEAD_START: Duration = Duration::from_millis(250);
 /// The same where the relay has answered over UDP, and the handshake only takes long.
 const LONG_HEAD_START: Duration = Duration::from_secs(3);
 /// A discard-only address (RFC 6666): the relay's, where only the proxy knows the real one.
