@@ -133,6 +133,9 @@ impl Session {
 
     async fn login(&mut self) -> Result<(), Problem> {
         let mut relay = self.status().await?.relay;
+        if relay.state == RelayStep::Connecting && self.sees_somebody().await? {
+            return Ok(());
+        }
         loop {
             match relay.state {
                 RelayStep::Online | RelayStep::None => return Ok(()),
@@ -146,6 +149,14 @@ impl Session {
                 Some(_) => {}
                 None => return Err(face::gone()),
             }
+        }
+    }
+
+    /// Whether anybody is there. Without a login, that is somebody on this network.
+    async fn sees_somebody(&self) -> Result<bool, Problem> {
+        match self.caller.call(Command::Peers).await? {
+            Reply::Peers(peers) => Ok(peers.iter().any(|peer| peer.online)),
+            _ => Err(face::gone()),
         }
     }
 
