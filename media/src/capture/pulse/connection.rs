@@ -16,8 +16,8 @@ use rustix::{
 };
 
 use pulseaudio::protocol::{
-    self, AuthParams, AuthReply, Command, CommandReply, Descriptor, DescriptorFlags, Prop, Props,
-    ProtocolError, PulseError, SetClientNameReply, TagStructReader,
+    self, AuthParams, AuthReply, Command, CommandReply, CommandTag, Descriptor, DescriptorFlags,
+    Prop, Props, ProtocolError, PulseError, SetClientNameReply, TagStructReader,
 };
 
 /// How long the server may take to answer a question.
@@ -27,6 +27,17 @@ const TAKE: Duration = Duration::from_millis(200);
 /// Longest message that is read, bytes. The server itself takes up to 16 MiB; lists of devices have some kilobytes
 /// each, sound comes in fragments of milliseconds.
 const MAX_MESSAGE: usize = 1 << 20;
+/// What a server says that matters here.
+const UNDERSTOOD: [CommandTag; 8] = [
+    CommandTag::Error,
+    CommandTag::Reply,
+    CommandTag::Request,
+    CommandTag::Underflow,
+    CommandTag::PlaybackStreamKilled,
+    CommandTag::RecordStreamKilled,
+    CommandTag::PlaybackStreamMoved,
+    CommandTag::PlaybackBufferAttrChanged,
+];
 /// The channel of messages that are no sound.
 const COMMANDS: u32 = u32::MAX;
 
@@ -115,25 +126,36 @@ impl Reader {
         }
         self.payload.resize(len, 0);
         self.socket.read_exact(&mut self.payload)?;
-        if head.channel != COMMANDS {
-            return Ok(Message::Sound(&self.payload));
-        }
-        let mut cursor = Cursor::new(&self.payload[..]);
-        match Command::read_tag_prefixed(&mut cursor, self.version) {
-            Ok((number, command)) => {
-                let rest = usize::try_from(cursor.position()).unwrap_or(len).min(len);
-                Ok(Message::Command(number, command, &self.payload[rest..]))
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a message of the sound server is left out");
-                Ok(Message::Unknown)
-            }
+        if head.channel == COMMANDS {
+            Ok(command(&self.payload, self.version))
+        } else {
+            Ok(Message::Sound(&self.payload))
         }
     }
 
     /// The version of the protocol that both sides speak.
     pub(crate) const fn version(&self) -> u16 {
         self.version
+    }
+}
+
+/// What a message that is no sound says. Only what we understand is looked into: the library trusts the server with
+/// the rest, times and lengths among them.
+fn command(payload: &[u8], version: u16) -> Message<'_> {
+    let tag = match payload {
+        [b'L', tag @ ..] => tag.first_chunk().map(|tag| u32::from_be_bytes(*tag)),
+        _ => None,
+    };
+    if !tag.is_some_and(|tag| UNDERSTOOD.iter().any(|known| *known as u32 == tag)) {
+        return Message::Unknown;
+    }
+    let mut rest = payload;
+    match Command::read_tag_prefixed(&mut rest, version) {
+        Ok((number, command)) => Message::Command(number, command, rest),
+        Err(error) => {
+            tracing::debug!(%error, "a message of the sound server is left out");
+            Message::Unknown
+        }
     }
 }
 
@@ -406,6 +428,34 @@ mod tests {
             let mut reader = reader(ours);
             assert!(matches!(reader.read(), Ok(Message::Unknown)), "{bytes:?}");
             assert!(matches!(reader.read(), Ok(Message::Sound([]))));
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(2_000))]
+
+        #[test]
+        fn no_message_is_too_much(
+            tag in 0_u32..110,
+            rest in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+            tags in proptest::collection::vec(proptest::sample::select(b"tNLBRrax10TUmvPVf"), 0..40),
+            version in protocol::MIN_VERSION..=protocol::MAX_VERSION,
+        ) {
+            // Values behind their tags, more or less.
+            let mixed = rest.iter().enumerate().map(|(at, &byte)| match tags.get(at / 5) {
+                Some(&tag) if at % 5 == 0 => tag,
+                _ => byte,
+            });
+            let mixed: Vec<u8> = mixed.collect();
+            let mut payload = vec![b'L'];
+            payload.extend(tag.to_be_bytes());
+            payload.extend([b'L', 0, 0, 0, 1]);
+            payload.extend(&mixed);
+            command(&payload, version);
+            let _ = parse::<protocol::SinkInfoList>(&mixed, version);
+            let _ = parse::<protocol::SourceInfoList>(&mixed, version);
+            let _ = parse::<protocol::CreatePlaybackStreamReply>(&mixed, version);
+            let _ = parse::<protocol::CreateRecordStreamReply>(&mixed, version);
         }
     }
 
