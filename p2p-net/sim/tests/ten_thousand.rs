@@ -338,6 +338,10 @@ impl Life {
         for side in SIDES {
             let why = self.pair.sides[side].peer.path().not_direct;
             let right: &[NotDirect] = match hope {
+                // Ports of a symmetric side may have been guessed while nothing came through.
+                Hope::Ordinary if self.kinds.iter().any(|kind| kind.is_symmetric()) => {
+                    &[NotDirect::RelayFaster, NotDirect::GuessFailed]
+                }
                 Hope::Ordinary => &[NotDirect::RelayFaster],
                 Hope::Guessed => &[
                     NotDirect::GuessFailed,
@@ -356,8 +360,8 @@ impl Life {
         let lived = self.pair.elapsed().as_secs_f64();
         for side in SIDES {
             let own = &self.pair.sides[side];
-            // 20 a second and their pongs, and what guesses may cost (one in a life, or one each way).
-            let most = 60.0 + 40.0 * lived + 2.0 * 1_024.0;
+            // 20 a second and their pongs, and what guesses may cost: one in the beginning, one after each fault.
+            let most = 60.0 + 40.0 * lived + 1_024.0 * (self.story.len() + 1) as f64;
             assert!(
                 (own.probes.len() as f64) < most,
                 "{} probes in {lived} s",
