@@ -31,7 +31,8 @@ const RELAY_EVENTS: usize = 256;
 pub struct Config {
     /// Who we are.
     pub identity: Identity,
-    /// The relay to log in at; without one only peers that dial us by hand are reached (a later version).
+    /// The relay to log in at; without one only contacts on the LAN, or at a known address, are reached
+    /// ([`LocalNetwork::discovery`]).
     pub relay: Option<RelayAddress>,
     /// Local UDP port, 0 for any; one socket per family on the same number.
     pub port: u16,
