@@ -66,12 +66,14 @@ fn once_all_is_well_again_the_two_are_direct() {
             assert!(rate < 30.0, "{rate} probes a second");
         }
         pair.heal();
+        pair.set_direct(direct.with_loss(Loss::None));
         pair.set_relay(true);
         for side in SIDES {
             pair.flow(side, None);
             pair.input(side, Input::Accepted(true));
         }
-        let took = pair.run_until(60 * SECOND, Pair::both_direct);
+        // A path that lost to the relay again and again must be clean for a minute.
+        let took = pair.run_until(90 * SECOND, Pair::both_direct);
         assert!(took.is_some(), "still not direct; lived {lived} s");
         // Idle from now on: nothing may go on forever.
         pair.run_for(400 * SECOND);
