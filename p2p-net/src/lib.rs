@@ -31,7 +31,9 @@ mod signals;
 
 pub use connection::{Connection, Stats};
 pub use duplicate::Duplicate;
-pub use endpoint::{Config, Discovery, Endpoint, LocalNetwork, RelayCarrier, RelayState, SocketProvider, TcpDial};
+pub use endpoint::{
+    Config, Discovery, Endpoint, LocalNetwork, RelayCarrier, RelayState, SocketProvider, TcpDial,
+};
 pub use error::{AcceptError, BindError, ConnectError, ConnectionError, DatagramError};
 pub use p2p_net_proto::{
     Allocation, Ease, FamilyReport, Filtering, Fingerprint, Identity, Interface, Mapping,

@@ -251,7 +251,9 @@ impl Driver {
 
     /// Keeps a peer's attempt until we can answer it; one a peer, and not for longer than the peer is known.
     pub(super) fn keep_early(&mut self, peer: &PeerId, incoming: quinn::Incoming) {
-        self.lan.early.retain(|peer, _| self.peers.contains_key(peer));
+        self.lan
+            .early
+            .retain(|peer, _| self.peers.contains_key(peer));
         if self.lan.is_on() && self.peers.contains_key(peer) {
             self.lan.early.insert(*peer, incoming);
         } else {
