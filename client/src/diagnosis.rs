@@ -150,6 +150,12 @@ fn reachability(relay: &RelayView, report: &NetworkReport) -> Finding {
         return finding(Bad, "This computer is not connected to any network.")
             .advise("plug in a cable or join a Wi-Fi network");
     }
+    if relay.state == RelayStep::None {
+        return finding(
+            Fair,
+            "No relay is used: contacts on this network are reached, and nobody else.",
+        );
+    }
     if let Some(why) = &report.unresolved {
         return finding(Bad, "The relay's name cannot be looked up.")
             .because(why.clone())
@@ -415,6 +421,7 @@ mod tests {
         use Grade::{Bad, Fair, Good};
         use RelayStep::{Connecting, Online};
         let table = [
+            (RelayStep::None, dead.clone(), Fair, "No relay is used", 0),
             (Online, report(same, Some(20_000)), Good, "is good", 0),
             (Online, report(same, Some(400_000)), Good, "is good", 1),
             (Online, symmetric, Fair, "difficult", 1),
