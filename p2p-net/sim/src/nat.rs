@@ -43,6 +43,8 @@ pub struct NatConfig {
     pub ports: Ports,
     /// For how long a mapping, and the right to answer, outlive the last packet.
     pub timeout: Duration,
+    /// For how long a mapping lives at most, however busy; its successor has another port. Some carriers do so.
+    pub lifetime: Option<Duration>,
     /// Whether packets from outside prolong it as well (Linux does; RFC 4787 §4.3 leaves it open).
     pub inbound_refreshes: bool,
     /// Whether inside hosts reach each other by outside addresses.
@@ -58,6 +60,7 @@ impl NatConfig {
         filtering: Dependence::AddressAndPort,
         ports: Ports::Preserving,
         timeout: DEFAULT_TIMEOUT,
+        lifetime: None,
         inbound_refreshes: true,
         hairpin: false,
     };
@@ -124,6 +127,14 @@ impl NatConfig {
         }
     }
 
+    /// The same with mappings that live so long at most, whatever happens.
+    pub const fn with_lifetime(self, lifetime: Duration) -> Self {
+        Self {
+            lifetime: Some(lifetime),
+            ..self
+        }
+    }
+
     /// The same with another lifetime.
     pub const fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -147,6 +158,7 @@ type Key = (SocketAddr, Option<IpAddr>, Option<u16>);
 struct Entry {
     inside: SocketAddr,
     key: Key,
+    made_at: Instant,
     used_at: Instant,
     remotes: BTreeMap<SocketAddr, Instant>,
 }
@@ -289,6 +301,7 @@ impl Nat {
             Entry {
                 inside,
                 key,
+                made_at: now,
                 used_at: now,
                 remotes: BTreeMap::new(),
             },
@@ -331,6 +344,17 @@ impl Nat {
     /// Forgets the mapping of `port` if it is stale, and now and then all that are.
     fn expire(&mut self, now: Instant, port: Option<u16>) {
         let timeout = self.config.timeout;
+        let over = |entry: &Entry| {
+            let age = now.saturating_duration_since(entry.made_at);
+            self.config.lifetime.is_some_and(|most| age >= most)
+        };
+        if let Some(port) = port.filter(|port| self.by_port.get(port).is_some_and(over)) {
+            // The next one is another, where ports are preserved as well.
+            self.shift = self.shift.wrapping_add(1);
+            if let Some(entry) = self.by_port.remove(&port) {
+                self.by_key.remove(&entry.key);
+            }
+        }
         let stale = |entry: &Entry| now.saturating_duration_since(entry.used_at) >= timeout;
         if let Some(port) = port.filter(|port| self.by_port.get(port).is_some_and(stale))
             && let Some(entry) = self.by_port.remove(&port)
@@ -359,6 +383,31 @@ impl Nat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_absolute_lifetime_ends_a_busy_mapping() {
+        let (inside, outside) = (addr("192.168.1.2:5000"), addr("198.51.100.1:443"));
+        let lifetime = Duration::from_secs(60);
+        let config = NatConfig::port_restricted().with_lifetime(lifetime);
+        let mut nat = Nat::new(config, addr("203.0.113.2:1").ip(), 1);
+        let start = crate::Clock::new().now();
+        let first = nat.outbound(start, inside, outside).expect("mapped");
+        for second in 1..60 {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(nat.outbound(now, inside, outside), Some(first));
+        }
+        let late = start + lifetime;
+        assert_eq!(nat.inbound(late, outside, first.port()), None);
+        let next = nat.outbound(late, inside, outside).expect("mapped again");
+        assert_ne!(next, first);
+        nat.flush();
+        assert_eq!(nat.mappings(), 0);
+        assert_eq!(nat.outbound(late, inside, outside), Some(next));
+    }
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
     use crate::Clock;
 
     fn at(text: &str) -> SocketAddr {
