@@ -146,6 +146,7 @@ pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// The gaps of `runs` runs.
+#[expect(clippy::print_stdout, reason = "the figures are what the runs are for")]
 fn gaps(runs: u64, flow: Ways, cut: Ways, policy: Duplicate) -> [Duration; 3] {
     let mut gaps = Vec::new();
     for_seeds(runs, |seed| {
