@@ -295,7 +295,7 @@ impl Driver {
                 Done::Login
             });
         }
-        self.timers.set(Timer::Interfaces, now());
+        self.look_at_interfaces();
         self.plan_lan();
         let reply = loop {
             match self.wait(&mut queues).await {

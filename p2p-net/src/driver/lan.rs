@@ -272,7 +272,9 @@ impl Driver {
             self.on_incoming(early);
             return self.begin_handshake_if_direct(peer);
         }
-        if state.link.is_direct() && self.session.is_none() && state.waits_for_a_way() {
+        // Where the peer is about to reach us, one connection is enough.
+        let free = self.session.is_none() && state.handshakes == 0;
+        if state.link.is_direct() && free && state.waits_for_a_way() {
             self.begin_handshake(peer);
         }
     }
@@ -346,7 +348,8 @@ impl Driver {
     }
 
     fn on_knocked_offer(&mut self, peer: &PeerId, from: SocketAddr, sealed: &[u8]) {
-        if self.ensure_peer(peer).is_err() {
+        // Before the first look at the interfaces there is nothing to answer; the peer knocks again.
+        if self.interfaces.is_empty() || self.ensure_peer(peer).is_err() {
             return;
         }
         // The sender of an authentic knock may have lied about where it is: nobody but a neighbour gets more
