@@ -43,6 +43,8 @@ impl Watch {
     pub(crate) fn reset(&mut self, now: Instant) {
         self.heard(now);
         self.flow = Flow::default();
+        // What the peer sent before it follows is no hint.
+        self.relayed = now.checked_sub(Timing::HINTS).map(|since| (since, now));
     }
 
     /// A sign of life came over the path.
@@ -412,6 +414,7 @@ mod tests {
     fn what_comes_through_the_relay_is_a_hint_for_a_while() {
         let mut traffic = Traffic::new();
         let mut hinted = 0;
+        traffic.step(Timing::HINT_PAUSE, 1, 0);
         for step in 0..200 {
             traffic.activity.relay_received_at = Some(traffic.now + 20 * MILLI);
             traffic.step(20 * MILLI, 1, 0);
