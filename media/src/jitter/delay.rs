@@ -37,6 +37,19 @@ const NEAR_BLOCKS: usize = 2;
 const QUEUE_NANOS: i64 = 60 * MILLI;
 /// … unless it stays: blocks of those two seconds.
 const FLOOR_BLOCKS: usize = 20;
+/// A queue stands where the base has been [`QUEUE_NANOS`] above the lowest offset of so many blocks, five minutes (in
+/// which clocks drift apart by half of that at most)…
+const LONG_BLOCKS: usize = 3_000;
+/// … for so many blocks without a break: another flow fills it, and it swings as that flow does, in seconds…
+const STANDING_BLOCKS: u32 = 30;
+/// … so that the sound keeps still at what nearly all packets of so many blocks (ten seconds, some swings) needed…
+const SWING_BLOCKS: usize = 100;
+/// … all but those of this share of the blocks: to follow each swing would stretch the sound all the time, and add
+/// the jitter on top of the longest queue.
+const SWING_QUANTILE: f64 = 0.9;
+/// … and a pull of 10 ms less: the sound that is due then is played at the last pull before that offset, not at the
+/// first after it. With this long a way a conversation gains more by it than a few made-up milliseconds cost.
+const PULL_NANOS: i64 = 10 * MILLI;
 /// Width of the histogram's buckets. The nearest bucket is taken, so that a clean path is bucket 0.
 const BUCKET_NANOS: i64 = 5 * MILLI;
 /// Up to half a second.
@@ -63,8 +76,12 @@ pub struct DelayTracker {
     /// The first packet: all offsets are relative to its.
     origin: Option<(Instant, AudioTime)>,
     blocks: VecDeque<Block>,
-    /// The lowest offsets of the newest blocks.
-    floor: VecDeque<i64>,
+    /// The lowest and the highest offsets of the newest [`LONG_BLOCKS`] blocks.
+    past: VecDeque<(i64, i64)>,
+    /// Blocks in a row that lay in a queue.
+    standing: u32,
+    /// The offset that suits the swings of a queue that stands.
+    still: Option<i64>,
     base: i64,
     /// The highest that the base was since a queue emptied last.
     highest_base: i64,
@@ -97,7 +114,9 @@ impl DelayTracker {
         Self {
             origin: None,
             blocks: VecDeque::new(),
-            floor: VecDeque::new(),
+            past: VecDeque::new(),
+            standing: 0,
+            still: None,
             base: 0,
             highest_base: 0,
             histogram: [0.0; BUCKETS],
@@ -162,9 +181,19 @@ impl DelayTracker {
 
     /// For how long after the fastest packet sound should wait to be there when it is played: half a bucket
     /// above the 0.97 quantile, at most [`MAX_TARGET`].
+    ///
+    /// In a queue that stands, it is what nearly all packets of the last swings needed instead.
     pub fn target(&self) -> Duration {
-        let nanos = self.held.max(self.needed).max(0) + MARGIN_NANOS;
+        let nanos = match self.still {
+            Some(still) => still.saturating_sub(self.base).max(0),
+            None => self.held.max(self.needed).max(0) + MARGIN_NANOS,
+        };
         Duration::from_nanos(nanos.unsigned_abs()).min(MAX_TARGET)
+    }
+
+    /// Whether the target is that of a queue that stands.
+    pub(super) const fn is_still(&self) -> bool {
+        self.still.is_some()
     }
 
     /// `now` less the media time of `time`, ns; `None` before the first packet.
@@ -194,6 +223,7 @@ impl DelayTracker {
         let near = self.blocks.iter().rev().take(NEAR_BLOCKS);
         let before = near.fold(offset, |lowest, block| lowest.min(block.lowest));
         let queued = self.in_queue();
+        self.still = self.stillness();
         self.blocks.push_back(Block {
             queued,
             index,
@@ -213,18 +243,39 @@ impl DelayTracker {
         }
     }
 
-    /// Notes the lowest offset of the block that is over, and says whether it lay in a queue.
+    /// Notes the offsets of the block that is over, and says whether it lay in a queue.
     fn in_queue(&mut self) -> bool {
         let Some(last) = self.blocks.back() else {
-            self.floor.clear();
+            self.past.clear();
+            self.standing = 0;
             return false;
         };
-        if self.floor.len() == FLOOR_BLOCKS {
-            self.floor.pop_front();
+        if self.past.len() == LONG_BLOCKS {
+            self.past.pop_front();
         }
-        self.floor.push_back(last.lowest);
-        let floor = self.floor.iter().copied().min();
-        floor.is_some_and(|floor| last.lowest.saturating_sub(floor) > QUEUE_NANOS)
+        self.past.push_back((last.lowest, last.highest));
+        let above = |blocks: usize| {
+            let newest = self.past.iter().rev().take(blocks);
+            let floor = newest.map(|(lowest, _)| *lowest).min();
+            floor.is_some_and(|floor| last.lowest.saturating_sub(floor) > QUEUE_NANOS)
+        };
+        let (short, long) = (above(FLOOR_BLOCKS), above(LONG_BLOCKS));
+        self.standing = if long { self.standing + 1 } else { 0 };
+        short
+    }
+
+    /// The offset that nearly all packets of the last swings kept, where a queue stands.
+    fn stillness(&self) -> Option<i64> {
+        if self.standing < STANDING_BLOCKS {
+            return None;
+        }
+        let blocks = SWING_BLOCKS.min(self.standing as usize);
+        let newest = self.past.iter().rev().take(blocks);
+        let mut highest: Vec<i64> = newest.map(|(_, highest)| *highest).collect();
+        highest.sort_unstable();
+        let at = (highest.len() as f64 * SWING_QUANTILE) as usize;
+        let offset = highest.get(at.min(highest.len().saturating_sub(1)))?;
+        Some(offset.saturating_sub(PULL_NANOS))
     }
 
     /// Whether the oldest block can go when one of `index` comes.
@@ -466,6 +517,40 @@ mod tests {
         assert_eq!(feed.target_millis(), 22.5);
         feed.run(400, |_| 150.0);
         assert_eq!(feed.target_millis(), 2.5);
+    }
+
+    #[test]
+    fn in_a_queue_that_swings_the_sound_keeps_still() {
+        let mut feed = Feed::new();
+        feed.run(1_000, |_| 0.0);
+        // The queue moves by 80 ms: 100 to 180, up in 2.6 s and down in 0.4 s, as beside a download.
+        let swing = |number: u64| match number % 300 {
+            up @ 0..260 => 100.0 + up as f64 * 80.0 / 260.0,
+            down => 180.0 - (down - 260) as f64 * 2.0,
+        };
+        feed.run(1_500, swing);
+        let mut offsets = Vec::new();
+        for _ in 0..600 {
+            feed.run(1, swing);
+            offsets.push(feed.tracker.base() + nanos(feed.tracker.target()));
+        }
+        let (least, most) = (
+            offsets.iter().min().expect("some"),
+            offsets.iter().max().expect("some"),
+        );
+        assert!(
+            most - least <= 20 * MILLI,
+            "it moves by {} ms",
+            (most - least) / MILLI
+        );
+        assert!(
+            (150 * MILLI..180 * MILLI).contains(most),
+            "{} ms",
+            most / MILLI
+        );
+        feed.run(200, |_| 0.0);
+        let after = feed.target_millis();
+        assert!(after < 60.0, "the queue is gone: {after}");
     }
 
     #[test]

@@ -45,7 +45,14 @@ impl Plan {
 
     /// The table: by loss (columns of the video's table: 0 below 0.5 %, 1 below 3 %, 2 below 7 %, 3 below
     /// 15 %, 4 above), by the length of bursts where there are such, and by the length of a frame.
-    pub(super) fn choose(loss_class: usize, burst: Option<Duration>, frame: Duration) -> Self {
+    ///
+    /// Over a long way (`late`) they are as near as they can be: there, each 10 ms more weigh on a conversation.
+    pub(super) fn choose(
+        loss_class: usize,
+        burst: Option<Duration>,
+        frame: Duration,
+        late: bool,
+    ) -> Self {
         let near = TEN_MILLIS * 2;
         let distances: &[Duration] = match (loss_class, burst) {
             (0, _) => &[],
@@ -54,6 +61,7 @@ impl Plan {
                 let last = (span.min(FARTHEST) * 3 / 2).clamp(near * 2, FARTHEST);
                 &[last / 2, last]
             }
+            (1 | 2, None) if late => &[TEN_MILLIS],
             (1 | 2, None) => &[near],
             // A third one between the others costs no time: at 20 % a fifth of the residual stays.
             (4.., None) if frame <= TEN_MILLIS => &[TEN_MILLIS, near, TEN_MILLIS * 3],
@@ -208,19 +216,21 @@ mod tests {
             (2, Some(0), 40, &[1, 2], 80, true),
         ];
         for (class, burst, frame, offsets, extra, resend) in rows {
-            let plan = Plan::choose(class, burst.map(millis), millis(frame));
+            let plan = Plan::choose(class, burst.map(millis), millis(frame), false);
             let case = format!("{class}, {burst:?}, {frame}");
             assert_eq!(plan.offsets(), offsets, "{case}");
             assert_eq!(plan.extra_delay, millis(extra), "{case}");
             assert_eq!(plan.resend, resend, "{case}");
         }
-        Plan::choose(4, Some(Duration::MAX / 4), Duration::ZERO);
+        let near = |late| Plan::choose(1, None, TEN, late).extra_delay;
+        assert_eq!((near(false), near(true)), (2 * TEN, TEN));
+        Plan::choose(4, Some(Duration::MAX / 4), Duration::ZERO, true);
     }
 
     #[test]
     fn a_drifting_microphone_has_copies_and_a_jump_in_time_has_none() {
         let mut store = SoundStore::new();
-        let plan = Plan::choose(3, None, TEN);
+        let plan = Plan::choose(3, None, TEN, false);
         let at = |number: FrameNumber, ticks: u64| Sound {
             time: AudioTime::from_ticks(1_000 + ticks),
             ..sound(number, true)
@@ -257,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_has_no_room_is_cut_from_the_far_end() {
-        let plan = Plan::choose(4, None, TEN);
+        let plan = Plan::choose(4, None, TEN, false);
         let cut = plan.cut(2, TEN);
         assert_eq!((cut.offsets(), cut.extra_delay), (&[1, 2][..], TEN * 2));
         assert!(cut.resend);
@@ -271,7 +281,7 @@ mod tests {
 
     #[test]
     fn copies_are_exact_and_only_of_what_there_was() {
-        let plan = Plan::choose(3, None, TEN);
+        let plan = Plan::choose(3, None, TEN, false);
         let mut store = SoundStore::new();
         assert!(store.pack(sound(0, true), &plan).copies.is_empty());
         assert_eq!(store.pack(sound(1, true), &plan).copies, [sound(0, true)]);

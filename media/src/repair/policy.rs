@@ -306,6 +306,7 @@ impl Policy {
             self.loss_class,
             self.bursts.then_some(self.network.burst_span),
             frame,
+            self.way == ROUND_TRIP_STEPS.len(),
         )
     }
 

@@ -358,7 +358,12 @@ impl AudioBuffer {
 
     /// How long after the fastest packet of its kind a frame should be there when it is played.
     pub fn target(&self) -> Duration {
-        let own = self.tracker.target().max(self.repair_delay + MARGIN);
+        let own = if self.tracker.is_still() {
+            // It suits the longest queue; in a shorter one there is time for copies.
+            self.tracker.target()
+        } else {
+            self.tracker.target().max(self.repair_delay + MARGIN)
+        };
         own.min(MAX_TARGET) + self.sync_delay
     }
 
