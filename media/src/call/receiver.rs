@@ -493,6 +493,10 @@ impl Receiver {
                 video.sums.on_given(&frame);
                 outputs.push_back(Output::Decode(frame));
             }
+            // What comes next in order may have been missing for long.
+            if video.buffer.handle_timeout(now) {
+                self.history.on_late_frame(now);
+            }
         }
         let Some(last) = self.last_arrival else {
             return;
