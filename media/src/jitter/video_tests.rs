@@ -387,7 +387,12 @@ fn shuffle(seed: u64) {
     let (mut buffer, start) = (buffer(), Instant::now());
     let mut encoder = Encoder::new();
     let first = 65_536 - 40;
-    let (loss, reach) = (random.unit() * 0.4, 1 + random.below(120));
+    let loss = if random.chance(0.2) {
+        0.0
+    } else {
+        random.unit() * 0.4
+    };
+    let reach = 1 + random.below(120);
     let mut packets = Vec::new();
     for number in first..first + 80 {
         let fragments = 1 + random.below(6) as u16;
@@ -455,7 +460,8 @@ fn shuffle(seed: u64) {
     }
     assert_eq!(buffer.counters().malformed, 0, "{seed}");
     assert_eq!(buffer.counters().frames, given.len() as u64);
-    if loss < 0.02 && reach < 8 {
+    // One loss may hide all that follows it: nothing here asks for a refresh.
+    if loss == 0.0 && reach < 8 {
         assert!(given.len() > 40, "{} frames of {seed}", given.len());
     }
 }
