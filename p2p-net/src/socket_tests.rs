@@ -456,7 +456,9 @@ async fn packets_follow_the_route() {
     stand.send(&batch, Some(1200)).expect("dropped");
     assert_eq!(stand.left(), []);
 
-    stand.link.set_route(Route::Direct(address(PEER)), false, false);
+    stand
+        .link
+        .set_route(Route::Direct(address(PEER)), false, false);
     stand.send(&batch, Some(1200)).expect("sent");
     assert_eq!(
         stand.left(),
@@ -518,7 +520,9 @@ async fn a_narrow_leg_gets_fragments() {
 async fn a_suspect_path_gets_copies_at_a_low_rate_and_handshakes_always() {
     let stand = Stand::new();
     stand.link.set_channel(Some(stand.channel(9, 1452)));
-    stand.link.set_route(Route::Direct(address(PEER)), true, true);
+    stand
+        .link
+        .set_route(Route::Direct(address(PEER)), true, true);
     for _ in 0..100 {
         stand.send(&quic(1, 1000), None).expect("sent");
     }
@@ -527,7 +531,9 @@ async fn a_suspect_path_gets_copies_at_a_low_rate_and_handshakes_always() {
     assert!((16..=20).contains(&copies), "{copies} copies");
     assert_eq!(left.len() - copies, 100);
 
-    stand.link.set_route(Route::Direct(address(PEER)), false, false);
+    stand
+        .link
+        .set_route(Route::Direct(address(PEER)), false, false);
     stand.send(&quic(1, 1000), None).expect("sent");
     assert_eq!(stand.left().len(), 1);
     let mut initial = quic(1, 1200);
@@ -560,7 +566,9 @@ async fn the_first_flight_is_kept_and_announced_once() {
 #[tokio::test]
 async fn a_full_socket_is_felt_and_waited_for() {
     let stand = Stand::new();
-    stand.link.set_route(Route::Direct(address(PEER)), false, false);
+    stand
+        .link
+        .set_route(Route::Direct(address(PEER)), false, false);
     let mut poller = stand.socket.clone().create_io_poller();
     let mut cx = Context::from_waker(Waker::noop());
     assert!(poller.as_mut().poll_writable(&mut cx).is_ready());
