@@ -42,14 +42,13 @@ const FLOOR_BLOCKS: usize = 20;
 const LONG_BLOCKS: usize = 3_000;
 /// … for so many blocks without a break: another flow fills it, and it swings as that flow does, in seconds…
 const STANDING_BLOCKS: u32 = 30;
-/// … so that the sound keeps still at what nearly all packets of so many blocks (ten seconds, some swings) needed…
-const SWING_BLOCKS: usize = 100;
+/// … so that the sound keeps still at what nearly all packets of so many blocks (six seconds, two swings) needed…
+const SWING_BLOCKS: usize = 60;
 /// … all but those of this share of the blocks: to follow each swing would stretch the sound all the time, and add
 /// the jitter on top of the longest queue.
-const SWING_QUANTILE: f64 = 0.9;
-/// … and a pull of 10 ms less: the sound that is due then is played at the last pull before that offset, not at the
-/// first after it. With this long a way a conversation gains more by it than a few made-up milliseconds cost.
-const PULL_NANOS: i64 = 10 * MILLI;
+const SWING_QUANTILE: f64 = 0.95;
+/// … and half a pull of 10 ms less: sound is played at the first pull after its target, half a pull later on average.
+const HALF_PULL_NANOS: i64 = 5 * MILLI;
 /// Width of the histogram's buckets. The nearest bucket is taken, so that a clean path is bucket 0.
 const BUCKET_NANOS: i64 = 5 * MILLI;
 /// Up to half a second.
@@ -275,7 +274,7 @@ impl DelayTracker {
         highest.sort_unstable();
         let at = (highest.len() as f64 * SWING_QUANTILE) as usize;
         let offset = highest.get(at.min(highest.len().saturating_sub(1)))?;
-        Some(offset.saturating_sub(PULL_NANOS))
+        Some(offset.saturating_sub(HALF_PULL_NANOS))
     }
 
     /// Whether the oldest block can go when one of `index` comes.
@@ -539,7 +538,7 @@ mod tests {
             offsets.iter().max().expect("some"),
         );
         assert!(
-            most - least <= 20 * MILLI,
+            most - least <= 10 * MILLI,
             "it moves by {} ms",
             (most - least) / MILLI
         );
