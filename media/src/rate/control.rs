@@ -105,7 +105,7 @@ const PACE_OF_BURST: f64 = 0.9;
 const PACE_QUEUE_MS: f64 = 30.0;
 /// Below this rate, bits a second, a picture takes so long on the link that sound would wait behind it: it waits here,
 /// where sound overtakes it.
-const NARROW: f64 = 1_200_000.0;
+const NARROW: f64 = 500_000.0;
 const PACE_NARROW: f64 = 1.2;
 
 /// A drain under way.
@@ -543,7 +543,7 @@ impl Path {
         if self.queue.p10 > PACE_QUEUE_MS && self.mode != Mode::Compete {
             return PACE_QUEUED * rate;
         }
-        if rate < NARROW && !matches!(self.mode, Mode::Start | Mode::Compete) {
+        if rate < NARROW && self.link.near(self.rate) && self.mode != Mode::Compete {
             return PACE_NARROW * rate;
         }
         let proven = match self.bursts.best(now) {

@@ -9,7 +9,7 @@ use super::{Item, Sender};
 use crate::pace::{FrameTag, Queued};
 use crate::packet::{
     AudioBody, Body, Class, HEADER_BYTES, ParityBody, Sound, VideoBody, WIRE_OVERHEAD_BYTES,
-    Writer, fragment,
+    Writer, fragment, fragment_budget,
 };
 use crate::{EncodedPicture, EncodedSound, StreamId};
 
@@ -34,7 +34,7 @@ impl Sender {
         picture: &EncodedPicture,
         captured_at: Instant,
     ) {
-        let budget = self.fragment_bytes();
+        let budget = fragment_budget(self.path.max_datagram_bytes, self.path.relayed);
         let Some(video) = self.video.iter_mut().find(|video| video.stream == stream) else {
             return;
         };

@@ -11,11 +11,6 @@ use crate::packet::fragment_budget;
 use crate::rate::{Demand, Event as RateEvent, Mode, ScreenDemand, Shares, allocate};
 use crate::repair::copies;
 
-/// A packet of a picture takes so long at the estimate, at most: half a frame of sound on narrow links…
-const FRAGMENT_TIME: Duration = Duration::from_millis(15);
-/// … but for so many bytes, below which headers take too much, bytes.
-const FRAGMENT_LEAST_BYTES: usize = 400;
-
 impl Sender {
     pub(super) fn on_rate_event(&mut self, now: Instant, event: RateEvent, outputs: &mut Outputs) {
         tracing::debug!(?event, "rate");
@@ -83,17 +78,8 @@ impl Sender {
             screen,
             video_cap_bits_per_sec: self.config.video_cap_bits_per_sec,
             transfer: self.transfer,
-            fragment_bytes: self.fragment_bytes(),
+            fragment_bytes: fragment_budget(self.path.max_datagram_bytes, self.path.relayed),
         })
-    }
-
-    /// The most that a packet of a picture holds, bytes: what the path takes, and on a narrow one what it takes soon, so
-    /// that sound is not kept waiting behind it.
-    pub(super) fn fragment_bytes(&self) -> usize {
-        let most = fragment_budget(self.path.max_datagram_bytes, self.path.relayed);
-        let soon =
-            self.estimator.estimate_bits_per_sec() as f64 / 8.0 * FRAGMENT_TIME.as_secs_f64();
-        most.min((soon as usize).max(FRAGMENT_LEAST_BYTES))
     }
 
     pub(super) fn sound_frame(&self) -> Duration {
