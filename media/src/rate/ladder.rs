@@ -39,7 +39,7 @@ const RUNGS: [Rung; 5] = [
         heavy: false,
     },
     Rung {
-        from_bits_per_sec: 70_000,
+        from_bits_per_sec: 110_000,
         height: 360,
         frames_per_sec: 30,
         heavy: false,
@@ -76,8 +76,8 @@ const BYTES_BY_RATE: f64 = 0.65;
 /// half.
 const COST_BOUNDS: (f64, f64) = (0.7, 3.0);
 const COST_WEIGHT: f64 = 0.5;
-/// The edges grow with this power of it: what stands still costs in key frames and not between them.
-const EDGE_BY_COST: f64 = 0.7;
+/// The edges grow with this power of it: what costs more in key frames costs more between them, too.
+const EDGE_BY_COST: f64 = 1.1;
 /// For how long the share must be so: usually, early in a call, and for a while after a cliff.
 const UP_AFTER: Duration = Duration::from_secs(2);
 const UP_AFTER_EARLY: Duration = Duration::from_millis(300);
@@ -269,10 +269,11 @@ impl Ladder {
         (self.highest()..=LOWEST).find(fits).unwrap_or(LOWEST)
     }
 
-    /// The least share that a rung is used at, bits a second. Below the lowest is nothing, whatever the content costs.
+    /// The least share that a rung is used at, bits a second. What the content costs decides about size above 360 lines;
+    /// below there is not much to see, whatever it costs.
     fn edge(&self, rung: usize) -> u64 {
         let cost = match self.cost {
-            Some(cost) if rung < LOWEST => cost.powf(EDGE_BY_COST),
+            Some(cost) if rung < SLOWING => cost.powf(EDGE_BY_COST),
             _ => 1.0,
         };
         scaled(RUNGS[rung].from_bits_per_sec, cost)
@@ -510,7 +511,7 @@ mod tests {
         hold(&mut ladder, &mut at, 90_000, 2_900);
         assert_eq!(ladder.step(), None);
         hold(&mut ladder, &mut at, 90_000, 200);
-        assert_eq!(height(&ladder), 360);
+        assert_eq!(height(&ladder), 180);
         hold(&mut ladder, &mut at, 40_000, 4_000);
         assert!(!ladder.on_drained(at, 79_000) && ladder.step().is_none());
         assert!(ladder.on_drained(at, 1_500_000));
