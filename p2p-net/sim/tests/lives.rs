@@ -63,7 +63,8 @@ fn once_all_is_well_again_the_two_are_direct() {
         let lived = pair.elapsed().as_secs_f64();
         for side in &pair.sides {
             let rate = side.probes.len() as f64 / lived;
-            assert!(rate < 30.0, "{rate} probes a second");
+            // 30 to punch and in doubt; and the trials of a path that loses packets, of 400 at most, whose rests double.
+            assert!(rate < 40.0, "{rate} probes a second");
         }
         pair.heal();
         pair.set_direct(direct.with_loss(Loss::None));
