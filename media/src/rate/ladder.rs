@@ -33,7 +33,7 @@ const RUNGS: [Rung; 5] = [
         heavy: false,
     },
     Rung {
-        from_bits_per_sec: 155_000,
+        from_bits_per_sec: 135_000,
         height: 540,
         frames_per_sec: 30,
         heavy: false,
@@ -431,7 +431,7 @@ mod tests {
         assert_eq!(lines(2_000_000), 720);
         assert_eq!(lines(350_000), 720);
         assert_eq!(lines(340_000), 540);
-        assert_eq!(lines(150_000), 360);
+        assert_eq!(lines(140_000), 360);
         assert_eq!(lines(60_000), 180);
         assert_eq!(lines(40_000), 0);
     }
@@ -523,7 +523,7 @@ mod tests {
         let mut at = now();
         let mut ladder = ladder(at);
         ladder.restart(at, 120_000);
-        hold(&mut ladder, &mut at, 170_000, 2_000);
+        hold(&mut ladder, &mut at, 150_000, 2_000);
         let step = ladder.step().expect("on");
         assert_eq!((step.size.height(), step.frames_per_sec), (360, 30));
         hold(&mut ladder, &mut at, 135_000, 2_000);
