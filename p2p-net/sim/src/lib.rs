@@ -6,6 +6,7 @@
 //! [`sockets`] puts quinn endpoints, and with them whole programs, on it in tokio's paused time.
 
 mod clock;
+pub mod kinds;
 mod link;
 mod many;
 mod nat;

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use p2p_net_proto::{Input, NotDirect, Route};
+use p2p_net_sim::kinds::{Hope, Kind, hope};
 use p2p_net_sim::pair::{Pair, PairConfig, SIDES};
-use p2p_net_sim::{LinkConfig, Loss, NatConfig, many_lives};
+use p2p_net_sim::{LinkConfig, Loss, many_lives};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -17,72 +18,6 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The longest time without traffic while the relay is there: while packets come from a peer that has moved, its
 /// old address is doubted after four probes, a second apart.
 const STALL: Duration = Duration::from_secs(5);
-
-/// The seven kinds of the matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Open,
-    FullCone,
-    AddressRestricted,
-    PortRestricted,
-    Random,
-    Sequential,
-    Block,
-}
-
-impl Kind {
-    const ALL: [Self; 7] = [
-        Self::Open,
-        Self::FullCone,
-        Self::AddressRestricted,
-        Self::PortRestricted,
-        Self::Random,
-        Self::Sequential,
-        Self::Block,
-    ];
-
-    fn nat(self) -> Option<NatConfig> {
-        match self {
-            Self::Open => None,
-            Self::FullCone => Some(NatConfig::full_cone()),
-            Self::AddressRestricted => Some(NatConfig::address_restricted()),
-            Self::PortRestricted => Some(NatConfig::port_restricted()),
-            Self::Random => Some(NatConfig::symmetric_common()),
-            Self::Sequential => Some(NatConfig::symmetric_sequential()),
-            Self::Block => Some(NatConfig::symmetric_block()),
-        }
-    }
-
-    fn is_symmetric(self) -> bool {
-        matches!(self, Self::Random | Self::Sequential | Self::Block)
-    }
-
-    fn looks_at_ports(self) -> bool {
-        self.is_symmetric() || self == Self::PortRestricted
-    }
-}
-
-/// What mathematics allows two kinds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hope {
-    /// Direct, at once.
-    Ordinary,
-    /// Ports must be guessed: direct nearly always.
-    Guessed,
-    /// Relayed for good.
-    None,
-}
-
-fn hope(kinds: [Kind; 2]) -> Hope {
-    let [one, other] = kinds;
-    match (one.is_symmetric(), other.is_symmetric()) {
-        (true, true) if kinds == [Kind::Sequential; 2] => Hope::Guessed,
-        (true, true) => Hope::None,
-        (true, false) if other.looks_at_ports() => Hope::Guessed,
-        (false, true) if one.looks_at_ports() => Hope::Guessed,
-        _ => Hope::Ordinary,
-    }
-}
 
 /// What happens to a pair in the midst of its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

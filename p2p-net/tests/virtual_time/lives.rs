@@ -11,6 +11,7 @@ use bytes::Bytes;
 use p2p_net::{
     Config, Endpoint, Identity, NotDirect, PathInfo, PathKind, RelayAddress, RelayState,
 };
+use p2p_net_sim::kinds::{Hope, Kind, hope};
 use p2p_net_sim::{
     Captured, LinkConfig, Loss, NatConfig, Place, SEED_VARIABLE, SimHost, SimNet, many_lives,
 };
@@ -39,63 +40,6 @@ const SLACK: Duration = Duration::from_millis(50);
 const STALL: Duration = Duration::from_secs(12);
 /// The same after the relay was away: it must be missed, and each try to come back may have begun just before.
 const LOGIN: Duration = Duration::from_secs(30);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Open,
-    FullCone,
-    AddressRestricted,
-    PortRestricted,
-    Random,
-    Sequential,
-    Block,
-}
-
-impl Kind {
-    const ALL: [Self; 7] = [
-        Self::Open,
-        Self::FullCone,
-        Self::AddressRestricted,
-        Self::PortRestricted,
-        Self::Random,
-        Self::Sequential,
-        Self::Block,
-    ];
-
-    fn nat(self) -> Option<NatConfig> {
-        match self {
-            Self::Open => None,
-            Self::FullCone => Some(NatConfig::full_cone()),
-            Self::AddressRestricted => Some(NatConfig::address_restricted()),
-            Self::PortRestricted => Some(NatConfig::port_restricted()),
-            Self::Random => Some(NatConfig::symmetric_common()),
-            Self::Sequential => Some(NatConfig::symmetric_sequential()),
-            Self::Block => Some(NatConfig::symmetric_block()),
-        }
-    }
-
-    fn is_symmetric(self) -> bool {
-        matches!(self, Self::Random | Self::Sequential | Self::Block)
-    }
-}
-
-/// What mathematics allows two kinds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hope {
-    Ordinary,
-    Guessed,
-    None,
-}
-
-fn hope(kinds: [Kind; 2]) -> Hope {
-    let symmetric = kinds.iter().filter(|kind| kind.is_symmetric()).count();
-    match symmetric {
-        2 if kinds == [Kind::Sequential; 2] => Hope::Guessed,
-        2 => Hope::None,
-        1 if kinds.contains(&Kind::PortRestricted) => Hope::Guessed,
-        _ => Hope::Ordinary,
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
